@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Symbols by name, by address and in bulk.
+
+A `SymbolTable` stands for one or several tables of a file (`.symtab` and `.dynsym`); what is in
+both is answered once. Linkers write versions into the names of `.symtab` (`read@GLIBC_2.2.5`,
+`read@@GLIBC_2.2.5`): here they are taken off, so that both tables speak of the same thing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+from itertools import chain, compress, repeat
+from typing import NamedTuple
+
+from hotpatch.elf import constants as c
+from hotpatch.elf.addresses import AddressIndex
+from hotpatch.elf.columns import Columns
+from hotpatch.elf.content import ElfError
+from hotpatch.elf.strings import StringTable, encode
+from hotpatch.elf.versions import Versions
+
+# What gcc and clang append to the name of a function for the parts and clones they make of it.
+_FRAGMENT = rb"(?:\.(?:cold|part|constprop|isra)(?:\.\d+)?)+\0"
+_RANK = {c.STT_FUNC: 0, c.STT_GNU_IFUNC: 0, c.STT_OBJECT: 0}
+
+
+class Symbol(NamedTuple):
+    """Elf64_Sym, made readable.
+
+    `value` is a virtual address without load bias (an offset in the TLS block for STT_TLS),
+    `section` the SHN_* index after SHN_XINDEX was resolved, `file` the STT_FILE of a local symbol.
+    `default_version` tells that a reference without version binds to this definition.
+    """
+
+    name: str
+    value: int
+    size: int
+    type: int
+    bind: int
+    visibility: int
+    section: int
+    file: str | None
+    version: str | None
+    default_version: bool
+
+
+class SymbolSection:
+    """One SHT_SYMTAB or SHT_DYNSYM with its strings, and versions where it has them."""
+
+    def __init__(
+        self, columns: Columns, strings: StringTable, versions: Versions | None = None
+    ) -> None:
+        """Join what was found in the file."""
+        self.columns = columns
+        self.strings = strings
+        self.versions = versions
+
+    def __getitem__(self, row: int) -> Symbol:
+        offset, info, other, section, value, size = self.columns.row(row)
+        name, version, default = self.strings.get(offset), None, section != c.SHN_UNDEF
+        if self.versions:
+            version = self.versions.version(row)
+            default = default and not self.versions.hidden(row)
+        elif "@" in name and info >> 4 != c.STB_LOCAL:
+            name, version, default = _split(name, default)
+        file = None
+        if info >> 4 == c.STB_LOCAL and info & 0xF != c.STT_FILE:
+            file = self._file(row)
+        return Symbol(
+            name, value, size, info & 0xF, info >> 4, other & 3, section, file, version, default
+        )
+
+    def _file(self, row: int) -> str | None:
+        group = self.columns.file_group(row)
+        return self.files[group] if group >= 0 else None
+
+    @cached_property
+    def files(self) -> list[str | None]:
+        """The names of `columns.file_rows`; None for the nameless one of the linker itself."""
+        offsets = self.columns.name_offsets
+        names = self.strings.many(offsets[row] for row in self.columns.file_rows)
+        return [name or None for name in names]
+
+    def rows_named(self, name: str) -> list[int]:
+        """Return the rows of that name, with any version."""
+        key = encode(name)
+        offsets = self.strings.find(key + b"\0") if name else []
+        if name and not self.versions:
+            offsets += self.strings.find(key + b"@")
+        rows = self.columns.named(offsets)
+        return rows if len(offsets) < 2 else [row for row in rows if self[row].name == name]
+
+    def select(self, mask: Iterable[object]) -> list[Symbol]:
+        """Return the symbols of the rows where `mask` is true: `self[row]` in bulk."""
+        columns, mask = self.columns, list(mask)
+        names = self.strings.many(compress(columns.name_offsets, mask))
+        sections = list(compress(columns.sections, mask))
+        binds = bytes(compress(columns.binds, mask))
+        versions, defaults = self._versions(mask, sections)
+        if not self.versions and b"@" in self.strings:
+            names, versions, defaults = _split_all(names, binds, defaults)
+        fields = zip(
+            names,
+            compress(columns.values, mask),
+            compress(columns.sizes, mask),
+            compress(columns.types, mask),
+            binds,
+            compress(columns.visibilities, mask),
+            sections,
+            compress(self._file_column, mask),
+            versions,
+            defaults,
+            strict=True,
+        )
+        return list(map(Symbol._make, fields))
+
+    def _versions(
+        self, mask: list[object], sections: list[int]
+    ) -> tuple[list[str | None], list[bool]]:
+        defaults = [section != c.SHN_UNDEF for section in sections]
+        if not self.versions:
+            return [None] * len(sections), defaults
+        versions, hidden = self.versions.columns()
+        hidden = list(compress(hidden, mask))
+        return list(compress(versions, mask)), [
+            d and not h for d, h in zip(defaults, hidden, strict=True)
+        ]
+
+    @property
+    def _file_column(self) -> list[str | None]:
+        columns = self.columns
+        starts = columns.file_rows
+        if not starts:
+            return [None] * columns.count
+        ends = [*starts[1:], columns.count]
+        lengths = (end - start for start, end in zip(starts, ends, strict=True))
+        files = chain(repeat(None, starts[0]), *map(repeat, self.files, lengths))
+        kinds = zip(files, columns.binds, columns.types, strict=True)
+        local, marker = c.STB_LOCAL, c.STT_FILE
+        return [f if bind == local and type_ != marker else None for f, bind, type_ in kinds]
+
+
+class SymbolTable:
+    """The symbols of a file, from one or several of its sections."""
+
+    def __init__(
+        self, sections: list[SymbolSection], section_end: Callable[[int, int], int]
+    ) -> None:
+        """Look through `sections` in this order; `section_end` as for AddressIndex."""
+        self._sections = sections
+        self._section_end = section_end
+        self._indices: dict[int, AddressIndex] = {}
+
+    def __len__(self) -> int:
+        return sum(section.columns.count for section in self._sections)
+
+    def __iter__(self) -> Iterator[Symbol]:
+        for section in self._sections:
+            yield from section.select(repeat(True, section.columns.count))
+
+    def __getitem__(self, index: int) -> Symbol:
+        """Return the symbol in row `index`, as relocations count them; ElfError if outside."""
+        for section in self._sections:
+            if 0 <= index < section.columns.count:
+                return section[index]
+            index -= section.columns.count
+        raise ElfError(f"no symbol {index + len(self)} in a table of {len(self)}")
+
+    def by_name(self, name: str) -> list[Symbol]:
+        """Return every symbol, defined or not, of exactly that name (given without version)."""
+        found = [[s[row] for row in s.rows_named(name)] for s in self._sections]
+        return _merge(found)
+
+    def at(self, vaddr: int) -> Symbol | None:
+        """Return the function, object or label that covers `vaddr`; see hotpatch.elf.addresses."""
+        for number, section in enumerate(self._sections):
+            if number not in self._indices:
+                self._indices[number] = AddressIndex(section.columns, self._section_end)
+            rows = self._indices[number].covering(vaddr)
+            if rows:
+                return min((section[row] for row in rows), key=_preference)
+        return None
+
+    def functions(self) -> list[Symbol]:
+        """Return all defined STT_FUNC symbols."""
+        return _merge([s.select(_functions(s.columns)) for s in self._sections])
+
+    def undefined(self) -> list[Symbol]:
+        """Return the symbols that the file needs from others."""
+        return _merge([s.select(_undefined(s.columns)) for s in self._sections])
+
+    def fragments(self, symbol: Symbol) -> list[Symbol]:
+        """Return what the compiler split or cloned off the function `symbol`.
+
+        That is NAME.cold, NAME.part.N, NAME.constprop.N, NAME.isra.N and their combinations.
+        They are local to the file that made them: those of another file's `static` of the same
+        name are left out.
+        """
+        found = [_fragments(section, symbol) for section in self._sections]
+        return _merge(found)
+
+
+def _fragments(section: SymbolSection, symbol: Symbol) -> list[Symbol]:
+    columns = section.columns
+    groups = _own_groups(section, symbol)
+    pattern = re.compile(re.escape(encode(symbol.name)) + _FRAGMENT)
+    rows = columns.named(section.strings.matches(pattern))
+    return [
+        s
+        for row in rows
+        if groups(columns.file_group(row)) and (s := section[row]).section != c.SHN_UNDEF
+    ]
+
+
+def _own_groups(section: SymbolSection, symbol: Symbol) -> Callable[[int], bool]:
+    """Tell the file groups whose fragments may be of `symbol`, by the `static`s of that name."""
+    statics = {
+        section.columns.file_group(row): section[row].value
+        for row in section.rows_named(symbol.name)
+        if section[row].bind == c.STB_LOCAL
+    }
+    if symbol.bind == c.STB_LOCAL:
+        return lambda group: statics.get(group) == symbol.value
+    return lambda group: group not in statics
+
+
+def _functions(columns: Columns) -> list[object]:
+    rows = zip(columns.types, columns.sections, strict=True)
+    return [type_ == c.STT_FUNC and section for type_, section in rows]
+
+
+def _undefined(columns: Columns) -> list[object]:
+    # Row 0 is the null symbol.
+    return [row and not section for row, section in enumerate(columns.sections)]
+
+
+def _preference(symbol: Symbol) -> tuple[int, bool, int]:
+    underscores = len(symbol.name) - len(symbol.name.lstrip("_"))
+    return _RANK.get(symbol.type, 1), symbol.bind == c.STB_LOCAL, underscores
+
+
+def _split(name: str, defined: bool) -> tuple[str, str | None, bool]:
+    """Take `name@version` or `name@@version` of .symtab apart."""
+    plain, at, version = name.partition("@")
+    if not at or not plain:
+        return name, None, defined
+    return plain, version.lstrip("@") or None, defined and version.startswith("@")
+
+
+def _split_all(
+    names: list[str], binds: bytes, defaults: list[bool]
+) -> tuple[list[str], list[str | None], list[bool]]:
+    split = [
+        _split(name, default) if bind and "@" in name else (name, None, default)
+        for name, bind, default in zip(names, binds, defaults, strict=True)
+    ]
+    return [s[0] for s in split], [s[1] for s in split], [s[2] for s in split]
+
+
+def _merge(found: list[list[Symbol]]) -> list[Symbol]:
+    """Join the answers of several tables; a symbol in more than one is kept once."""
+    merged, *others = [symbols for symbols in found if symbols] or [[]]
+    for more in others:
+        merged = _join(merged, more)
+    return merged
+
+
+def _join(symbols: list[Symbol], more: list[Symbol]) -> list[Symbol]:
+    """Add those of `more` that are not in `symbols`; take over versions that only `more` knows."""
+    places = {(s[0], s[1], s[6] == c.SHN_UNDEF): i for i, s in enumerate(symbols)}
+    joined, known = list(symbols), None
+    for symbol in more:
+        place = places.get((symbol[0], symbol[1], symbol[6] == c.SHN_UNDEF))
+        if place is None:
+            joined.append(symbol)
+            continue
+        twin = joined[place]
+        if symbol[8] == twin[8] or symbol[8] is None:
+            continue
+        if twin[8] is None:
+            joined[place] = twin._replace(version=symbol[8], default_version=symbol[9])
+            continue
+        known = known or {(s[0], s[1], s[8]) for s in symbols}
+        if (symbol[0], symbol[1], symbol[8]) not in known:
+            joined.append(symbol)
+    return joined
