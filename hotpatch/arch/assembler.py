@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Assembling the code that is put into a target; the only place that imports keystone.
+
+The sources lie under `trampolines/x86_64/`, in Intel syntax. A symbol that a source doesn't
+define is passed by keyword and is an absolute address or a number everywhere: in jumps, in
+`[rip + symbol]`, in `.quad symbol` and as an immediate.
+
+    assemble("parking.S", address, word=0x7f0000001000).labels["release"]
+
+Keystone takes `/* */` comments, labels, `.balign`, `.skip`, `.long` and `.quad`; it knows
+neither `endbr64` nor `notrack` (write `.byte`) and reads `;` as the end of a statement. Two
+of its ways are undone here, so that sources mean what they mean to GNU as: it takes a number
+without `0x` as hexadecimal, and `[rip + number]` as a displacement, not as an address.
+
+Code that is needed a thousand times is a `Template`: assembled a few times to see which bytes
+depend on which symbol, then filled in without keystone (a microsecond instead of 50).
+"""
+
+from __future__ import annotations
+
+import os.path
+import re
+import struct
+from functools import cache
+from typing import Any, NamedTuple
+
+ARCH = "x86_64"
+
+_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
+_LABEL = re.compile(r"^[ \t]*([A-Za-z_]\w*):", re.MULTILINE)
+_RIP_OPERAND = re.compile(r"\[\s*rip\s*\+\s*([A-Za-z_]\w*)\s*\]")
+_DECIMAL = re.compile(r"(?<![\w.])\d+(?![\w:])")
+# Displacements that stand for `[rip + symbol]` until the instruction's end is known.
+_PLACEHOLDER = 0x5EEDC000
+
+
+class AssemblyError(ValueError):
+    """A source that can't be assembled, or a symbol that is out of reach of its use."""
+
+
+class Code(NamedTuple):
+    """Machine code: its bytes, and the absolute address of each label."""
+
+    data: bytes
+    labels: dict[str, int]
+
+
+class Field(NamedTuple):
+    """Bytes of a template that hold `symbol` + `addend`, less the template's address if relative."""
+
+    symbol: str
+    offset: int
+    size: int
+    relative: bool
+    addend: int
+
+
+class Template(NamedTuple):
+    """Code with the symbols left open; `labels` are offsets into it."""
+
+    data: bytes
+    fields: tuple[Field, ...]
+    labels: dict[str, int]
+
+    def fill(self, address: int, **symbols: int) -> bytes:
+        """Return the code for `address`; OverflowError where a symbol is out of reach."""
+        code = bytearray(self.data)
+        for name, offset, size, relative, addend in self.fields:
+            value = symbols[name] + addend - (address if relative else 0)
+            code[offset : offset + size] = _encode(value, size, signed=relative)
+        return bytes(code)
+
+
+def source(name: str) -> str:
+    """Return the text of the assembly file `name` (such as `gate.S`)."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    for root in (package, os.path.dirname(package)):
+        path = os.path.join(root, "trampolines", ARCH, name)
+        if os.path.isfile(path):
+            with open(path, encoding="utf-8") as file:
+                return file.read()
+    raise FileNotFoundError(f"no trampolines/{ARCH}/{name} beside or inside {package}")
+
+
+def assemble(name_or_text: str, address: int, **symbols: int) -> Code:
+    """Assemble a file of `trampolines/` (`*.S`) or a text for `address`.
+
+    Raises AssemblyError for text that keystone rejects and for symbols out of reach.
+    """
+    text = source(name_or_text) if name_or_text.endswith(".S") else name_or_text
+    text = _COMMENT.sub(" ", text).replace(";", "\n")
+    text = _DECIMAL.sub(lambda number: hex(int(number[0])), text)
+    labels = _LABEL.findall(text)
+    text, operands = _hide_rip_operands(text, symbols)
+    names = labels + [end for end, _ in operands]
+    settings = "".join(f".set {name}, {value:#x}\n" for name, value in symbols.items())
+    table = "".join(f"\n.quad {name}" for name in names)
+    data = _keystone(settings + text + table, address)
+    size = len(data) - 8 * len(names)
+    places = dict(zip(names, struct.unpack_from(f"<{len(names)}Q", data, size), strict=True))
+    code = bytearray(data[:size])
+    for number, (end, symbol) in enumerate(operands):
+        _resolve(code, _PLACEHOLDER + number, places[end] - address, symbols[symbol] - places[end])
+    return Code(bytes(code), {name: places[name] for name in labels})
+
+
+@cache
+def template(name: str, *symbols: str) -> Template:
+    """Return the file `name` as a template with the open `symbols`.
+
+    A symbol's fields all have one size: 8 bytes if a value beyond 32 bits fits, else 4.
+    """
+    # Far from the code's own address, so that no jump is shortened to 8 bits.
+    base, step = 0x10000000, 0x01010101
+    values = {symbol: 0x20000000 for symbol in symbols}
+    code = assemble(name, base, **values)
+    shifted = assemble(name, base + step, **{s: v + step for s, v in values.items()}).data
+    fields: list[Field] = []
+    for symbol in symbols:
+        changed = assemble(name, base, **{**values, symbol: values[symbol] + step}).data
+        offsets = _changed(code.data, changed)[::4]
+        size = 8 if _takes_64_bits(name, base, values, symbol, code.data) else 4
+        for offset in offsets:
+            relative = code.data[offset : offset + 4] == shifted[offset : offset + 4]
+            (value,) = struct.unpack_from("<i" if size == 4 else "<q", code.data, offset)
+            addend = value - values[symbol] + (base if relative else 0)
+            fields.append(Field(symbol, offset, size, relative, addend))
+    labels = {label: place - base for label, place in code.labels.items()}
+    return Template(code.data, tuple(fields), labels)
+
+
+def _takes_64_bits(name: str, base: int, values: dict[str, int], symbol: str, code: bytes) -> bool:
+    try:
+        wide = assemble(name, base, **{**values, symbol: values[symbol] + (1 << 32)})
+    except AssemblyError:
+        return False
+    return len(wide.data) == len(code) and wide.data != code
+
+
+def _changed(one: bytes, other: bytes) -> list[int]:
+    if len(one) != len(other):
+        raise AssemblyError("the size of this code depends on a symbol: no template can be made")
+    return [offset for offset, (a, b) in enumerate(zip(one, other, strict=True)) if a != b]
+
+
+def _hide_rip_operands(text: str, symbols: dict[str, int]) -> tuple[str, list[tuple[str, str]]]:
+    """Put placeholders for `[rip + symbol]` and a label behind each such statement."""
+    lines, operands = [], []
+    for line in text.splitlines():
+        found = _RIP_OPERAND.search(line)
+        if found is None or found[1] not in symbols:
+            lines.append(line)
+            continue
+        number, end = _PLACEHOLDER + len(operands), f"operand_end_{len(operands)}"
+        operands.append((end, found[1]))
+        lines += [_RIP_OPERAND.sub(f"[rip + {number:#x}]", line), f"{end}:"]
+    return "\n".join(lines), operands
+
+
+def _resolve(code: bytearray, placeholder: int, end: int, displacement: int) -> None:
+    # The displacement is among the last bytes of the instruction, before an immediate if any.
+    offset = code.rindex(struct.pack("<i", placeholder), 0, end)
+    try:
+        struct.pack_into("<i", code, offset, displacement)
+    except struct.error:
+        raise AssemblyError(f"an operand is out of reach by {displacement:#x}") from None
+
+
+def _encode(value: int, size: int, signed: bool) -> bytes:
+    low, high = (-(1 << 8 * size - 1), 1 << 8 * size - 1) if signed else (0, 1 << 8 * size)
+    if not low <= value < high:
+        raise OverflowError(f"{value:#x} does not fit a field of {size} bytes")
+    return (value & (1 << 8 * size) - 1).to_bytes(size, "little")
+
+
+@cache
+def _engine() -> Any:
+    import keystone  # noqa: PLC0415 - 50 ms that only code makers should pay
+
+    engine = keystone.Ks(keystone.KS_ARCH_X86, keystone.KS_MODE_64)
+    engine.syntax = keystone.KS_OPT_SYNTAX_INTEL
+    return engine
+
+
+def _keystone(text: str, address: int) -> bytes:
+    engine = _engine()
+    try:
+        data, _ = engine.asm(text, address, as_bytes=True)
+    except Exception as error:
+        raise AssemblyError(f"{error} in:\n{text}") from None
+    return data or b""
