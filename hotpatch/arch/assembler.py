@@ -18,7 +18,7 @@ depend on which symbol, then filled in without keystone (a microsecond instead o
 
 from __future__ import annotations
 
-import os.path
+import os
 import re
 import struct
 from functools import cache
@@ -46,7 +46,7 @@ class Code(NamedTuple):
 
 
 class Field(NamedTuple):
-    """Bytes of a template that hold `symbol` + `addend`, less the template's address if relative."""
+    """Bytes that hold `symbol` + `addend`, less the template's address where `relative`."""
 
     symbol: str
     offset: int
@@ -73,10 +73,10 @@ class Template(NamedTuple):
 
 def source(name: str) -> str:
     """Return the text of the assembly file `name` (such as `gate.S`)."""
-    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    package = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
     for root in (package, os.path.dirname(package)):
         path = os.path.join(root, "trampolines", ARCH, name)
-        if os.path.isfile(path):
+        if os.access(path, os.R_OK):
             with open(path, encoding="utf-8") as file:
                 return file.read()
     raise FileNotFoundError(f"no trampolines/{ARCH}/{name} beside or inside {package}")
@@ -112,7 +112,7 @@ def template(name: str, *symbols: str) -> Template:
     """
     # Far from the code's own address, so that no jump is shortened to 8 bits.
     base, step = 0x10000000, 0x01010101
-    values = {symbol: 0x20000000 for symbol in symbols}
+    values = dict.fromkeys(symbols, 0x20000000)
     code = assemble(name, base, **values)
     shifted = assemble(name, base + step, **{s: v + step for s, v in values.items()}).data
     fields: list[Field] = []
@@ -145,7 +145,8 @@ def _changed(one: bytes, other: bytes) -> list[int]:
 
 def _hide_rip_operands(text: str, symbols: dict[str, int]) -> tuple[str, list[tuple[str, str]]]:
     """Put placeholders for `[rip + symbol]` and a label behind each such statement."""
-    lines, operands = [], []
+    lines: list[str] = []
+    operands: list[tuple[str, str]] = []
     for line in text.splitlines():
         found = _RIP_OPERAND.search(line)
         if found is None or found[1] not in symbols:

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Rewriting one instruction so that it does at another address what it did at its own.
+
+| instruction | becomes |
+|---|---|
+| refers to no address of its own | the same bytes |
+| operand relative to rip | the same, the displacement corrected |
+| `jmp`, `jcc`, 8 or 32 bits | the 32-bit form |
+| `loop`, `jrcxz` and kin | itself, over two jumps (`displaced_loop.S`) |
+| `call` | the push of the original return address (`displaced_call.S`) and a jump |
+
+Sizes don't depend on addresses, so that code can be laid out before its place is known.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from hotpatch.arch import code
+from hotpatch.arch.assembler import Template, template
+from hotpatch.arch.disassembler import (
+    BRANCH,
+    CALL,
+    FAR,
+    JUMP,
+    LOOP,
+    PLAIN,
+    TRANSACTION,
+    Instruction,
+    rip_operand,
+)
+
+LITERAL_SIZE = 8
+"""Size of the literal that a moved call keeps its return address in."""
+
+_COPY, _RIP = "copy", "rip"
+_OPERAND_SIZE_PREFIX = 0x66
+# ModRM of the FF group: reg 2 is CALL, reg 4 is JMP (SDM volume 2, table A-6).
+_GROUP_5 = 0xFF
+_REG_MASK, _REG_JUMP = 0x38, 4 << 3
+
+
+class Unmovable(ValueError):
+    """An instruction that can't run anywhere but at its own address; says why."""
+
+
+class Move(NamedTuple):
+    """An instruction and how it is moved; `size` is that of its new code, without a literal."""
+
+    instruction: Instruction
+    kind: str
+    size: int
+
+    @property
+    def literal(self) -> bytes:
+        """The bytes of the literal that goes with the new code, b"" if it needs none."""
+        if self.kind == CALL:
+            return self.instruction.end.to_bytes(LITERAL_SIZE, "little")
+        return b""
+
+
+def plan_move(instruction: Instruction) -> Move:
+    """Return how to move an instruction; Unmovable if there is no way."""
+    flow = instruction.flow
+    if flow == PLAIN and "ip" not in instruction.operands:
+        return Move(instruction, _COPY, len(instruction.data))
+    if flow == TRANSACTION:
+        raise Unmovable("begins a transaction whose abort handler is relative to it")
+    if flow == FAR and "call" in instruction.mnemonic:
+        raise Unmovable("is a far call, whose return address would be the copy's")
+    if instruction.target is not None:
+        return _plan_direct(instruction, flow)
+    if flow == CALL:
+        return _plan_indirect_call(instruction)
+    return Move(instruction, _operand_kind(instruction), len(instruction.data))
+
+
+def encode_move(move: Move, address: int, target: int | None, literal: int) -> bytes:
+    """Return the new code at `address`.
+
+    `target` is where a direct jump, branch, loop or call leads; `literal` the address of the
+    move's literal. OverflowError where something is more than 2 GB away.
+    """
+    instruction, kind = move.instruction, move.kind
+    if kind == _COPY:
+        return instruction.data
+    if kind == _RIP:
+        return _with_displacement(instruction, instruction.data, address)
+    if kind == CALL:
+        push = _push().fill(address, return_slot=literal)
+        return push + _call_as_jump(instruction, address + len(push), target)
+    assert target is not None
+    if kind == JUMP:
+        return code.jump(address, target)
+    if kind == BRANCH:
+        return code.conditional_jump(_condition(instruction.data), address, target)
+    head = instruction.data[:-1] + b"\x02"
+    return head + _loop().fill(address + len(head), target=target)
+
+
+def _plan_direct(instruction: Instruction, flow: str) -> Move:
+    # AMD cuts rip to 16 bits where Intel ignores the prefix: no compiler emits it.
+    if instruction.data[0] == _OPERAND_SIZE_PREFIX:
+        raise Unmovable("is a branch with an operand-size prefix")
+    size = {
+        JUMP: code.JUMP_SIZE,
+        BRANCH: code.CONDITIONAL_JUMP_SIZE,
+        LOOP: len(instruction.data) + len(_loop().data),
+        CALL: len(_push().data) + code.JUMP_SIZE,
+    }[flow]
+    return Move(instruction, flow, size)
+
+
+def _plan_indirect_call(instruction: Instruction) -> Move:
+    if "sp" in instruction.operands:
+        raise Unmovable("calls through the stack pointer, which the moved call has changed")
+    if _OPERAND_SIZE_PREFIX in instruction.data[: instruction.data.index(_GROUP_5)]:
+        raise Unmovable("is a call with an operand-size prefix")
+    _operand_kind(instruction)
+    return Move(instruction, CALL, len(_push().data) + len(instruction.data))
+
+
+def _operand_kind(instruction: Instruction) -> str:
+    try:
+        return _COPY if rip_operand(instruction) is None else _RIP
+    except ValueError as error:
+        raise Unmovable(str(error)) from None
+
+
+def _call_as_jump(instruction: Instruction, address: int, target: int | None) -> bytes:
+    if target is not None:
+        return code.jump(address, target)
+    data = bytearray(instruction.data)
+    modrm = data.index(_GROUP_5) + 1
+    data[modrm] = data[modrm] & ~_REG_MASK | _REG_JUMP
+    return _with_displacement(instruction, bytes(data), address)
+
+
+def _with_displacement(instruction: Instruction, data: bytes, address: int) -> bytes:
+    operand = rip_operand(instruction)
+    if operand is None:
+        return data
+    displacement = operand.address - (address + len(data))
+    encoded = displacement.to_bytes(4, "little", signed=True)
+    return data[: operand.offset] + encoded + data[operand.offset + 4 :]
+
+
+def _condition(data: bytes) -> int:
+    near = len(data) >= code.CONDITIONAL_JUMP_SIZE and data[-6] == 0x0F
+    return data[-5 if near else -2] & 0xF
+
+
+def _push() -> Template:
+    return template("displaced_call.S", "return_slot")
+
+
+def _loop() -> Template:
+    return template("displaced_loop.S", "target")

@@ -1,0 +1,398 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Entries: where the jump to the gate goes in a live function, and how it is written.
+
+`plan_entry` looks for a place in this order, and refuses where there is none:
+
+1. `jmp gate`, 5 bytes, behind `endbr64` or, in a sled of NOPs, behind some of these;
+2. the same one byte on, where the first instruction begins with a prefix that `jmp` ignores;
+3. `jmp short` to an *island*, a `jmp gate` in the padding between functions;
+4. `jmp gate` behind *kept* instructions that only lower rsp, which the gate undoes.
+
+Number 1 is the rule. The others are for entries across two pages, for branches
+into the first five bytes and for functions shorter than the jump. A write within one page is one
+copy of the kernel's that SIGKILL can't split, so every step of `arm_writes` and `disarm_writes`
+is such a write, and behind each of them the function works: old, through the gate or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from hotpatch.arch import code as machine
+from hotpatch.arch.branches import branches_to
+from hotpatch.arch.code import JUMP_SIZE, PAGE_SIZE, SHORT_JUMP_SIZE
+from hotpatch.arch.disassembler import Instruction, decode, lowers_stack
+from hotpatch.arch.moving import Move, Unmovable
+from hotpatch.errors import Refused
+from hotpatch.redirect.displace import plan_displaced
+
+_DECODED = JUMP_SIZE + 15 + 4  # a jump, the longest instruction across its end, an endbr64
+
+
+class Stretch(NamedTuple):
+    """Bytes of the target and where they are."""
+
+    address: int
+    data: bytes
+
+    @property
+    def end(self) -> int:
+        """Address of the byte behind."""
+        return self.address + len(self.data)
+
+
+class Function(NamedTuple):
+    """The live code of a function and of what lies around it.
+
+    `code` has the size of the symbol. `gaps` are the bytes between the end of a symbol and the
+    start of the next, whole, of those within 130 bytes of the entry. `fragments` is code outside
+    the symbol that may branch into it (`.cold` and kin); `labels` are other symbols' addresses.
+    """
+
+    name: str
+    address: int
+    code: bytes
+    gaps: tuple[Stretch, ...] = ()
+    fragments: tuple[Stretch, ...] = ()
+    labels: tuple[int, ...] = ()
+
+    @property
+    def end(self) -> int:
+        """Address of the byte behind the function."""
+        return self.address + len(self.code)
+
+
+class Write(NamedTuple):
+    """Bytes to be written to the target with one write, which lies in one page."""
+
+    address: int
+    data: bytes
+
+
+class Entry(NamedTuple):
+    """A function's entry and how its jump is put there and taken away."""
+
+    name: str
+    address: int
+    """Of the function."""
+    start: int
+    """Of the first displaced instruction."""
+    jump: int
+    """Where the jump is written; beyond `start` by a prefix that stays, else the same."""
+    original: bytes
+    """What the jump overwrites: 5 bytes, or 2 where there is an island."""
+    displaced: tuple[Move, ...]
+    resume: int | None
+    """Where the old path goes on behind the displaced instructions; None: they never do."""
+    kept: tuple[Instruction, ...] = ()
+    """Instructions before the jump that lower rsp and stay in place."""
+    island: Stretch | None = None
+    """The 5 bytes of padding that hold the jump to the gate, as they were."""
+    reentries: tuple[Instruction, ...] = ()
+    """Branches of the function back to its entry: these pass the gate again."""
+    retargetable: bool = True
+    """Whether an armed jump can be led elsewhere by one write."""
+
+    @property
+    def overwritten(self) -> range:
+        """Addresses of the code that the jump overwrites."""
+        return range(self.jump, self.jump + len(self.original))
+
+    @property
+    def entries(self) -> range:
+        """Addresses that mean the function's start to a displaced branch."""
+        return range(self.start if self.kept else self.address, self.start + 1)
+
+    @property
+    def undo(self) -> int:
+        """Bytes by which the kept instructions lower rsp."""
+        return sum(lowers_stack(instruction) or 0 for instruction in self.kept)
+
+    @property
+    def guarded(self) -> tuple[range, ...]:
+        """Ranges that no thread may be strictly inside of when the jump is written or removed.
+
+        That is a program counter or return address beyond `start` and below `stop`. (A thread at
+        an island's first byte would run padding once that is back, so its range begins earlier.)
+        """
+        jump = range(self.start, self.overwritten.stop)
+        if self.island is None:
+            return (jump,)
+        return (jump, range(self.island.address - 1, self.island.end))
+
+    @property
+    def claims(self) -> tuple[range, ...]:
+        """Ranges that belong to this entry while it is armed, padding included."""
+        island = self.island
+        return (self.overwritten,) + ((range(island.address, island.end),) if island else ())
+
+    def arm_writes(self, target: int) -> tuple[Write, ...]:
+        """Return the writes, in order, that lead the entry to `target` (a gate)."""
+        writes: list[Write] = []
+        if self.island is None:
+            jump = machine.jump(self.jump, target)
+        else:
+            jump = machine.short_jump(self.jump, self.island.address)
+            there = machine.jump(self.island.address, target)
+            writes += _changes(self.island.address, self.island.data, there)
+        return (*writes, *_changes(self.jump, self.original, jump))
+
+    def disarm_writes(self) -> tuple[Write, ...]:
+        """Return the writes, in order, that put the original bytes back."""
+        writes = _pages(self.jump, self.original)
+        if self.island is not None:
+            writes += _pages(*self.island)
+        return tuple(writes)
+
+    def retarget_writes(self, target: int) -> tuple[Write, ...]:
+        """Return the one write that leads the armed entry to `target` instead.
+
+        Only for `retargetable` entries; where instructions are kept, `target` must be a gate.
+        """
+        if not self.retargetable:
+            raise ValueError(f"the jump of {self.name} crosses a page boundary")
+        place = self.jump if self.island is None else self.island.address
+        return (Write(place, machine.jump(place, target)),)
+
+
+class _Site(NamedTuple):
+    """A place for the jump: `start` is where displaced instructions begin."""
+
+    start: int
+    jump: int
+    size: int
+    kept: tuple[Instruction, ...] = ()
+    island: Stretch | None = None
+
+    @property
+    def end(self) -> int:
+        return self.jump + self.size
+
+
+class _Unsuitable(Exception):
+    """Why a site can't take the jump; `instruction` is the one to show."""
+
+
+def plan_entry(function: Function, claimed: Iterable[range] = ()) -> Entry:
+    """Plan the redirection of one function; Refused where no jump can be put into it.
+
+    `claimed` are ranges of padding that other entries use.
+    """
+    if not function.code:
+        raise _refusal(function, "the size of its code is not known")
+    gaps = _usable_gaps(function, tuple(claimed))
+    reasons = []
+    for site in _sites(function, gaps):
+        try:
+            return _plan_site(function, site, gaps)
+        except (_Unsuitable, Unmovable) as error:
+            reasons.append(str(error))
+    raise _refusal(function, reasons[0])
+
+
+def plan_entries(functions: Iterable[Function]) -> list[Entry]:
+    """Plan many entries, no two of which use the same padding."""
+    claimed: list[range] = []
+    entries = []
+    for function in functions:
+        entry = plan_entry(function, claimed)
+        claimed += [c for c in entry.claims if c.stop > function.end or c.start < function.address]
+        entries.append(entry)
+    return entries
+
+
+def chained_entry(name: str, address: int, code: bytes, previous: int) -> Entry:
+    """Return the entry of a function whose bytes, now `code`, lead to the gate `previous`.
+
+    Its old path is that gate. Refused where the bytes lead elsewhere.
+    """
+    kept: list[Instruction] = []
+    for instruction in decode(code[: 2 * _DECODED], address):
+        if instruction.target is not None and instruction.mnemonic == "jmp":
+            return _chain(name, address, instruction, tuple(kept), previous)
+        if lowers_stack(instruction) is None:
+            break
+        kept.append(instruction)
+    raise Refused(
+        f"{name} at {address:#x} no longer leads to the patch applied before",
+        "another tool has changed it; see hotpatch list",
+        function=name,
+    )
+
+
+def _chain(
+    name: str, address: int, jump: Instruction, kept: tuple[Instruction, ...], previous: int
+) -> Entry:
+    kept = kept if any(lowers_stack(instruction) for instruction in kept) else ()
+    island = None
+    if len(jump.data) == SHORT_JUMP_SIZE:
+        place, original = jump.address, jump.data
+        assert jump.target is not None
+        island = Stretch(jump.target, machine.jump(jump.target, previous))
+        written = range(island.address, island.end)
+    else:
+        place = jump.end - JUMP_SIZE
+        original = jump.data[-JUMP_SIZE:]
+        written = range(place, jump.end)
+    if original != machine.jump(place, previous) and island is None:
+        reason = f"{name} at {address:#x} leads to {jump.target:#x}, not to its gate"
+        raise Refused(reason, "another tool has changed it; see hotpatch list", function=name)
+    if _crosses(written.start, written.stop):
+        reason = f"the jump of {name} crosses a page boundary and can't be led to another gate"
+        raise Refused(reason, "revert the patch applied before first", function=name)
+    return Entry(name, address, jump.address, place, original, (), previous, kept, island)
+
+
+def _refusal(function: Function, reason: str) -> Refused:
+    return Refused(
+        f"{function.name} at {function.address:#x} can't be redirected: {reason}",
+        "replace the functions that call it instead",
+        function=function.name,
+    )
+
+
+def _sites(function: Function, gaps: Sequence[Stretch]) -> Iterator[_Site]:
+    """Yield the places where a jump might go, the best first."""
+    code, first = function.code, function.address
+    if code.startswith(machine.ENDBR64):
+        first += len(machine.ENDBR64)
+    nops = machine.nop_boundaries(code[first - function.address :])
+    starts = [first, *(first + offset for offset in nops)]
+    for start in starts:
+        yield _Site(start, start, JUMP_SIZE)
+    if first < function.end and machine.ignored_by_jump(code[first - function.address]):
+        yield _Site(first, first + 1, JUMP_SIZE)
+    for start in starts:
+        for island in _islands(start + SHORT_JUMP_SIZE, gaps):
+            yield _Site(start, start, SHORT_JUMP_SIZE, (), island)
+    yield from _kept_sites(function, first)
+
+
+def _kept_sites(function: Function, first: int) -> Iterator[_Site]:
+    kept: list[Instruction] = []
+    offset = first - function.address
+    for instruction in decode(function.code[offset : offset + _DECODED], first):
+        if lowers_stack(instruction) is None:
+            return
+        kept.append(instruction)
+        yield _Site(instruction.end, instruction.end, JUMP_SIZE, tuple(kept))
+
+
+def _islands(end: int, gaps: Sequence[Stretch]) -> Iterator[Stretch]:
+    """Yield places in the padding that a short jump that ends at `end` reaches."""
+    for gap in gaps:
+        for offset in range(len(gap.data) - JUMP_SIZE + 1):
+            place = gap.address + offset
+            if machine.reaches_short(end, place) and not _crosses(place, place + JUMP_SIZE):
+                yield Stretch(place, gap.data[offset : offset + JUMP_SIZE])
+                break
+
+
+def _usable_gaps(function: Function, claimed: Sequence[range]) -> list[Stretch]:
+    """Return the gaps that are padding from end to end, without what is claimed."""
+    gaps = [gap for gap in function.gaps if gap.data and machine.is_padding(gap.data)]
+    for taken in claimed:
+        gaps = [part for gap in gaps for part in _without(gap, taken)]
+    return gaps
+
+
+def _without(gap: Stretch, taken: range) -> list[Stretch]:
+    if taken.stop <= gap.address or gap.end <= taken.start:
+        return [gap]
+    before = Stretch(gap.address, gap.data[: max(taken.start - gap.address, 0)])
+    after = Stretch(taken.stop, gap.data[max(taken.stop - gap.address, 0) :])
+    return [part for part in (before, after) if part.data]
+
+
+def _plan_site(function: Function, site: _Site, gaps: Sequence[Stretch]) -> Entry:
+    behind = next((gap for gap in gaps if gap.address == function.end), Stretch(0, b""))
+    body = function.code + behind.data[:_DECODED]
+    offset = site.jump - function.address
+    if site.end > function.address + len(body):
+        raise _Unsuitable("it is shorter than a jump and no padding follows it")
+    instructions = _displaced(function, site, body)
+    if not _neutral(function, site, instructions, body):
+        raise _Unsuitable("its first bytes cross a page boundary, no other place takes the jump")
+    moves = plan_displaced(instructions, site.start, site.end)
+    reentries = _check_branches(function, site)
+    last = instructions[-1]
+    return Entry(
+        function.name,
+        function.address,
+        site.start,
+        site.jump,
+        body[offset : offset + site.size],
+        moves,
+        None if last.ends_block else last.end,
+        site.kept,
+        site.island,
+        reentries,
+        site.island is not None or not _crosses(site.jump, site.end),
+    )
+
+
+def _displaced(function: Function, site: _Site, body: bytes) -> list[Instruction]:
+    """Return the instructions that the jump covers, or as many as are ever run."""
+    offset, instructions = site.start - function.address, []
+    for instruction in decode(body[offset : offset + _DECODED], site.start):
+        if instruction.address >= function.end and instruction.mnemonic != "nop":
+            break
+        instructions.append(instruction)
+        if instruction.end >= site.end or instruction.ends_block:
+            return instructions
+    at = instructions[-1].end if instructions else site.start
+    shown = body[at - function.address :][:15].hex(" ")
+    raise _Unsuitable(f"the bytes at {at:#x} are no known instruction: {shown}")
+
+
+def _neutral(
+    function: Function, site: _Site, instructions: Sequence[Instruction], body: bytes
+) -> bool:
+    """Return whether the jump can be written page by page, the function working all the while."""
+    if not _crosses(site.jump, site.end):
+        return True
+    boundary = site.end & -PAGE_SIZE
+    if function.end <= boundary and instructions[-1].ends_block:
+        return True  # the second page holds padding only, and is written first
+    # A jump whose opcode alone is in the first page: only its displacement changes.
+    return boundary == site.jump + 1 and body[site.jump - function.address] == _JUMP_OPCODE
+
+
+_JUMP_OPCODE = machine.jump(0, 0)[0]
+
+
+def _check_branches(function: Function, site: _Site) -> tuple[Instruction, ...]:
+    """Raise _Unsuitable on a branch into the jump; return those to the entry itself."""
+    # Going back between kept instructions, or behind them, would have the gate undo too much.
+    inside = range((function.address if site.kept else site.start) + 1, site.end)
+    for label in function.labels:
+        if label in inside:
+            raise _Unsuitable(f"another symbol, at {label:#x}, lies where the jump would be")
+    reentries = []
+    for stretch in (Stretch(function.address, function.code), *function.fragments):
+        targets = range(function.address, site.end)
+        for branch in branches_to(stretch.data, stretch.address, targets, inside.start):
+            if branch.target is None or branch.target in inside:
+                raise _Unsuitable(f"it branches into the bytes that the jump needs: {branch}")
+            if not site.start <= branch.address < site.end:
+                reentries.append(branch)
+    return tuple(reentries)
+
+
+def _crosses(start: int, end: int) -> bool:
+    return start // PAGE_SIZE != (end - 1) // PAGE_SIZE
+
+
+def _pages(address: int, data: bytes) -> list[Write]:
+    """Cut a write at the page boundary."""
+    cut = -address % PAGE_SIZE
+    if not 0 < cut < len(data):
+        return [Write(address, data)]
+    return [Write(address, data[:cut]), Write(address + cut, data[cut:])]
+
+
+def _changes(address: int, old: bytes, new: bytes) -> list[Write]:
+    """Return the writes that turn `old` into `new`, the last page first."""
+    pairs = zip(_pages(address, old), _pages(address, new), strict=True)
+    return [after for before, after in pairs if before != after][::-1]
