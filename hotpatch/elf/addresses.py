@@ -12,6 +12,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable
 from itertools import accumulate
+from operator import add
 
 from hotpatch.elf import constants as c
 from hotpatch.elf.columns import Columns
@@ -36,9 +37,9 @@ class AddressIndex:
         rows.sort(key=values.__getitem__)
         self._rows = rows
         self._starts = [values[row] for row in rows]
-        sizes = columns.sizes
+        sizes = map(columns.sizes.__getitem__, rows)
         # The furthest end so far tells when no earlier symbol can reach the address.
-        self._reach = list(accumulate((values[row] + sizes[row] for row in rows), max))
+        self._reach = list(accumulate(map(add, self._starts, sizes), max))
 
     def covering(self, address: int) -> list[int]:
         """Return the rows of the best (smallest) size that cover `address`: one and its aliases."""

@@ -13,6 +13,7 @@ from functools import cached_property
 from struct import Struct
 
 from hotpatch.elf import constants as c
+from hotpatch.elf.bulk import column
 from hotpatch.elf.content import Content
 
 SYM = Struct("<IBBHQQ")  # name, info, other, shndx, value, size
@@ -20,11 +21,6 @@ _FEW = 16
 _TYPE = bytes(i & 0xF for i in range(256))
 _BIND = bytes(i >> 4 for i in range(256))
 _VISIBILITY = bytes(i & 3 for i in range(256))
-
-
-def _column(raw: bytes, code: str, stride: int, first: int) -> list[int]:
-    # memoryview can't cast an empty buffer.
-    return memoryview(raw).cast(code)[first::stride].tolist() if raw else []  # type: ignore[call-overload]
 
 
 class Columns:
@@ -56,7 +52,7 @@ class Columns:
     @cached_property
     def name_offsets(self) -> list[int]:
         """st_name of every row."""
-        return _column(self._raw, "I", 6, 0)
+        return column(self._raw, "I", 6, 0)
 
     @cached_property
     def _name_bytes(self) -> bytes:
@@ -65,12 +61,12 @@ class Columns:
     @cached_property
     def values(self) -> list[int]:
         """st_value of every row."""
-        return _column(self._raw, "Q", 3, 1)
+        return column(self._raw, "Q", 3, 1)
 
     @cached_property
     def sizes(self) -> list[int]:
         """st_size of every row."""
-        return _column(self._raw, "Q", 3, 2)
+        return column(self._raw, "Q", 3, 2)
 
     @cached_property
     def types(self) -> bytes:
@@ -90,18 +86,18 @@ class Columns:
     @cached_property
     def sections(self) -> list[int]:
         """st_shndx of every row, SHN_XINDEX already looked up."""
-        column = _column(self._raw, "H", 12, 3)
-        if self._extended and c.SHN_XINDEX in column:
-            pairs = zip(column, self._extended, strict=True)
+        short = column(self._raw, "H", 12, 3)
+        if self._extended and c.SHN_XINDEX in short:
+            pairs = zip(short, self._extended, strict=True)
             return [more if index == c.SHN_XINDEX else index for index, more in pairs]
-        return column
+        return short
 
     @cached_property
     def _extended(self) -> list[int]:
         if self._shndx is None:
             return []
         raw = self._content.take(self._shndx, 4 * self.count, "extended section indices")
-        return _column(raw, "I", 1, 0)
+        return column(raw, "I")
 
     @cached_property
     def file_rows(self) -> list[int]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from struct import Struct
 
 from hotpatch.elf import constants as c
+from hotpatch.elf.bulk import column
 from hotpatch.elf.columns import SYM, Columns
 from hotpatch.elf.header import Segment
 from hotpatch.elf.image import Image
@@ -109,4 +110,4 @@ class Dynamic:
                     read(content, self.offset(tag, 1, "versions"), self.value(many), strings)
                 )
         raw = content.take(self.offset(c.DT_VERSYM, 2 * count, "DT_VERSYM"), 2 * count, "DT_VERSYM")
-        return Versions(memoryview(raw).cast("H").tolist() if raw else [], names)
+        return Versions(column(raw, "H"), names)

@@ -14,6 +14,7 @@ from functools import cached_property
 from mmap import ACCESS_READ, mmap
 
 from hotpatch.elf import constants as c
+from hotpatch.elf.bulk import column
 from hotpatch.elf.columns import SYM, Columns
 from hotpatch.elf.content import Content, ElfError
 from hotpatch.elf.dynamic import Dynamic, read_dynamic
@@ -227,7 +228,7 @@ class ElfFile:
             return ()
         offset = self.image.offset(start, size, "array of functions")
         raw = self._content.take(offset, size // 8 * 8, "array of functions")
-        words = memoryview(raw).cast("Q").tolist() if raw else []
+        words = column(raw, "Q")
         slots = {start + 8 * i: word for i, word in enumerate(words)}
         for r in self.relocations:
             if r.offset in slots:

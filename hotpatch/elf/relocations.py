@@ -13,6 +13,7 @@ from struct import Struct
 from typing import NamedTuple
 
 from hotpatch.elf import constants as c
+from hotpatch.elf.bulk import column, rows
 from hotpatch.elf.content import Content
 from hotpatch.elf.dynamic import Dynamic
 from hotpatch.elf.header import Section
@@ -58,12 +59,9 @@ def read_rela(content: Content, offset: int, size: int) -> list[Relocation]:
     if size % _RELA_SIZE:
         raise content.error(f"relocation table of {size} bytes ends within an entry", offset)
     raw = content.take(offset, size, "relocation table")
-    if not raw:
-        return []
-    words, halves, signed = (memoryview(raw).cast(code) for code in "QIq")  # type: ignore[call-overload]
-    columns = words[::3], halves[2::6], halves[3::6], signed[2::3]
-    fields = zip(*(column.tolist() for column in columns), strict=True)
-    return list(map(Relocation._make, fields))
+    offsets, addends = column(raw, "Q", 3), column(raw, "q", 3, 2)
+    types, symbols = column(raw, "I", 6, 2), column(raw, "I", 6, 3)
+    return rows(Relocation, zip(offsets, types, symbols, addends, strict=True))
 
 
 def _tables(dynamic: Dynamic) -> list[tuple[int, int]]:

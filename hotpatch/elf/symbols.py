@@ -14,6 +14,7 @@ from functools import cached_property
 from itertools import chain, compress, repeat
 from typing import NamedTuple
 
+from hotpatch.elf import bulk
 from hotpatch.elf import constants as c
 from hotpatch.elf.addresses import AddressIndex
 from hotpatch.elf.columns import Columns
@@ -23,6 +24,8 @@ from hotpatch.elf.versions import Versions
 
 # What gcc and clang append to the name of a function for the parts and clones they make of it.
 _FRAGMENT = rb"(?:\.(?:cold|part|constprop|isra)(?:\.\d+)?)+\0"
+# What they append to a static's: one within a function (counter.0), one made unique by the linker.
+_NUMBER = rb"(?:\.lto_priv)?\.\d+\0"
 _RANK = {c.STT_FUNC: 0, c.STT_GNU_IFUNC: 0, c.STT_OBJECT: 0}
 
 
@@ -92,6 +95,10 @@ class SymbolSection:
         rows = self.columns.named(offsets)
         return rows if len(offsets) < 2 else [row for row in rows if self[row].name == name]
 
+    def rows_matching(self, pattern: re.Pattern[bytes]) -> list[int]:
+        """Return the rows whose whole name, with its NUL, matches."""
+        return self.columns.named(self.strings.matches(pattern))
+
     def select(self, mask: Iterable[object]) -> list[Symbol]:
         """Return the symbols of the rows where `mask` is true: `self[row]` in bulk."""
         columns, mask = self.columns, list(mask)
@@ -114,7 +121,7 @@ class SymbolSection:
             defaults,
             strict=True,
         )
-        return list(map(Symbol._make, fields))
+        return bulk.rows(Symbol, fields)
 
     def _versions(
         self, mask: list[object], sections: list[int]
@@ -184,12 +191,36 @@ class SymbolTable:
         return None
 
     def functions(self) -> list[Symbol]:
-        """Return all defined STT_FUNC symbols."""
-        return _merge([s.select(_functions(s.columns)) for s in self._sections])
+        """Return all defined STT_FUNC symbols.
+
+        Of those in .dynsym only what lies where .symtab has no function: to compare names too
+        would take longer than all the rest.
+        """
+        found: list[Symbol] = []
+        known: set[int] = set()
+        for section in self._sections:
+            mask, values = _functions(section.columns), section.columns.values
+            fresh = set(compress(values, mask)) - known
+            if known and fresh:
+                mask = [m and value in fresh for m, value in zip(mask, values, strict=True)]
+            if fresh:
+                found += section.select(mask)
+            known |= fresh
+        return found
 
     def undefined(self) -> list[Symbol]:
         """Return the symbols that the file needs from others."""
         return _merge([s.select(_undefined(s.columns)) for s in self._sections])
+
+    def numbered(self, name: str) -> list[Symbol]:
+        """Return the local symbols that are `name` with a number: NAME.N and NAME.lto_priv.N.
+
+        So are called a static variable of a function, and a static in a program optimised as a
+        whole.
+        """
+        pattern = re.compile(re.escape(encode(name)) + _NUMBER)
+        found = [[s[row] for row in s.rows_matching(pattern)] for s in self._sections]
+        return [symbol for symbol in _merge(found) if symbol.bind == c.STB_LOCAL]
 
     def fragments(self, symbol: Symbol) -> list[Symbol]:
         """Return what the compiler split or cloned off the function `symbol`.
@@ -206,7 +237,7 @@ def _fragments(section: SymbolSection, symbol: Symbol) -> list[Symbol]:
     columns = section.columns
     groups = _own_groups(section, symbol)
     pattern = re.compile(re.escape(encode(symbol.name)) + _FRAGMENT)
-    rows = columns.named(section.strings.matches(pattern))
+    rows = section.rows_matching(pattern)
     return [
         s
         for row in rows
@@ -269,6 +300,8 @@ def _merge(found: list[list[Symbol]]) -> list[Symbol]:
 
 def _join(symbols: list[Symbol], more: list[Symbol]) -> list[Symbol]:
     """Add those of `more` that are not in `symbols`; take over versions that only `more` knows."""
+    if not symbols:
+        return more
     places = {(s[0], s[1], s[6] == c.SHN_UNDEF): i for i, s in enumerate(symbols)}
     joined, known = list(symbols), None
     for symbol in more:
