@@ -15,6 +15,13 @@
 #include <stdint.h>
 #include <stdio.h>
 
+/* A function whose callers know nothing of its body, as if it were in another file. */
+#ifdef __clang__
+#define PATCHABLE __attribute__((noinline))
+#else
+#define PATCHABLE __attribute__((noipa))
+#endif
+
 /* 1 as built; its patches answer 2, 3, ...  In a file of its own so that no caller knows its body.
  */
 int answer(void);
