@@ -67,7 +67,7 @@ static void watch(struct client *client, int operation, uint32_t events)
 
 static void disconnect(struct client *client)
 {
-    if (client->state == WAITING && protocol->lost)
+    if (client->state != CONNECTING && protocol->lost)
         protocol->lost(client);
     close(client->fd);
     client->state = DOWN;

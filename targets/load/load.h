@@ -45,7 +45,7 @@ struct protocol {
     /* The size of the answer, when all of it is there; 0: not yet; MALFORMED: it can't be told.
        Whatever is wrong is said with complain(). */
     ssize_t (*judge)(struct client *client, const char *answer, size_t size);
-    void (*lost)(struct client *client); /* a connection ended with its question open, or NULL */
+    void (*lost)(struct client *client); /* its connection ended; or NULL */
 };
 
 enum { MALFORMED = -1 };
