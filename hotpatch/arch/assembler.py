@@ -41,7 +41,7 @@ class AssemblyError(ValueError):
 class Code(NamedTuple):
     """Machine code: its bytes, and the absolute address of each label."""
 
-    data: bytes
+    code: bytes
     labels: dict[str, int]
 
 
@@ -58,13 +58,13 @@ class Field(NamedTuple):
 class Template(NamedTuple):
     """Code with the symbols left open; `labels` are offsets into it."""
 
-    data: bytes
+    code: bytes
     fields: tuple[Field, ...]
     labels: dict[str, int]
 
     def fill(self, address: int, **symbols: int) -> bytes:
         """Return the code for `address`; OverflowError where a symbol is out of reach."""
-        code = bytearray(self.data)
+        code = bytearray(self.code)
         for name, offset, size, relative, addend in self.fields:
             value = symbols[name] + addend - (address if relative else 0)
             code[offset : offset + size] = _encode(value, size, signed=relative)
@@ -114,19 +114,19 @@ def template(name: str, *symbols: str) -> Template:
     base, step = 0x10000000, 0x01010101
     values = dict.fromkeys(symbols, 0x20000000)
     code = assemble(name, base, **values)
-    shifted = assemble(name, base + step, **{s: v + step for s, v in values.items()}).data
+    shifted = assemble(name, base + step, **{s: v + step for s, v in values.items()}).code
     fields: list[Field] = []
     for symbol in symbols:
-        changed = assemble(name, base, **{**values, symbol: values[symbol] + step}).data
-        offsets = _changed(code.data, changed)[::4]
-        size = 8 if _takes_64_bits(name, base, values, symbol, code.data) else 4
+        changed = assemble(name, base, **{**values, symbol: values[symbol] + step}).code
+        offsets = _changed(code.code, changed)[::4]
+        size = 8 if _takes_64_bits(name, base, values, symbol, code.code) else 4
         for offset in offsets:
-            relative = code.data[offset : offset + 4] == shifted[offset : offset + 4]
-            (value,) = struct.unpack_from("<i" if size == 4 else "<q", code.data, offset)
+            relative = code.code[offset : offset + 4] == shifted[offset : offset + 4]
+            (value,) = struct.unpack_from("<i" if size == 4 else "<q", code.code, offset)
             addend = value - values[symbol] + (base if relative else 0)
             fields.append(Field(symbol, offset, size, relative, addend))
     labels = {label: place - base for label, place in code.labels.items()}
-    return Template(code.data, tuple(fields), labels)
+    return Template(code.code, tuple(fields), labels)
 
 
 def _takes_64_bits(name: str, base: int, values: dict[str, int], symbol: str, code: bytes) -> bool:
@@ -134,7 +134,7 @@ def _takes_64_bits(name: str, base: int, values: dict[str, int], symbol: str, co
         wide = assemble(name, base, **{**values, symbol: values[symbol] + (1 << 32)})
     except AssemblyError:
         return False
-    return len(wide.data) == len(code) and wide.data != code
+    return len(wide.code) == len(code) and wide.code != code
 
 
 def _changed(one: bytes, other: bytes) -> list[int]:

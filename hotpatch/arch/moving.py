@@ -105,8 +105,8 @@ def _plan_direct(instruction: Instruction, flow: str) -> Move:
     size = {
         JUMP: code.JUMP_SIZE,
         BRANCH: code.CONDITIONAL_JUMP_SIZE,
-        LOOP: len(instruction.data) + len(_loop().data),
-        CALL: len(_push().data) + code.JUMP_SIZE,
+        LOOP: len(instruction.data) + len(_loop().code),
+        CALL: len(_push().code) + code.JUMP_SIZE,
     }[flow]
     return Move(instruction, flow, size)
 
@@ -117,7 +117,7 @@ def _plan_indirect_call(instruction: Instruction) -> Move:
     if _OPERAND_SIZE_PREFIX in instruction.data[: instruction.data.index(_GROUP_5)]:
         raise Unmovable("is a call with an operand-size prefix")
     _operand_kind(instruction)
-    return Move(instruction, CALL, len(_push().data) + len(instruction.data))
+    return Move(instruction, CALL, len(_push().code) + len(instruction.data))
 
 
 def _operand_kind(instruction: Instruction) -> str:

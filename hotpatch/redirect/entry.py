@@ -1,22 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Entries: where the jump to the gate goes in a live function, and how it is written.
+"""Entries: the jump to the gate in a live function, and how it is written.
 
-`plan_entry` looks for a place in this order, and refuses where there is none:
-
-1. `jmp gate`, 5 bytes, behind `endbr64` or, in a sled of NOPs, behind some of these;
-2. the same one byte on, where the first instruction begins with a prefix that `jmp` ignores;
-3. `jmp short` to an *island*, a `jmp gate` in the padding between functions;
-4. `jmp gate` behind *kept* instructions that only lower rsp, which the gate undoes.
-
-Number 1 is the rule. The others are for entries across two pages, for branches
-into the first five bytes and for functions shorter than the jump. A write within one page is one
-copy of the kernel's that SIGKILL can't split, so every step of `arm_writes` and `disarm_writes`
-is such a write, and behind each of them the function works: old, through the gate or not.
+A write within one page is one copy of the kernel's that SIGKILL can't split. So every step of
+`arm_writes` and `disarm_writes` is such a write, and behind each of them the function
+works as before, whether through the gate or not. `sites` has the places where a jump may go;
+`plan_entry` takes the first where that can be had, and refuses where there is none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from hotpatch.arch import code as machine
@@ -26,41 +19,17 @@ from hotpatch.arch.disassembler import Instruction, decode, lowers_stack
 from hotpatch.arch.moving import Move, Unmovable
 from hotpatch.errors import Refused
 from hotpatch.redirect.displace import plan_displaced
+from hotpatch.redirect.gaps import Stretch
+from hotpatch.redirect.sites import (
+    WINDOW,
+    Function,
+    Padding,
+    Site,
+    crosses_page,
+    sites,
+)
 
-_DECODED = JUMP_SIZE + 15 + 4  # a jump, the longest instruction across its end, an endbr64
-
-
-class Stretch(NamedTuple):
-    """Bytes of the target and where they are."""
-
-    address: int
-    data: bytes
-
-    @property
-    def end(self) -> int:
-        """Address of the byte behind."""
-        return self.address + len(self.data)
-
-
-class Function(NamedTuple):
-    """The live code of a function and of what lies around it.
-
-    `code` has the size of the symbol. `gaps` are the bytes between the end of a symbol and the
-    start of the next, whole, of those within 130 bytes of the entry. `fragments` is code outside
-    the symbol that may branch into it (`.cold` and kin); `labels` are other symbols' addresses.
-    """
-
-    name: str
-    address: int
-    code: bytes
-    gaps: tuple[Stretch, ...] = ()
-    fragments: tuple[Stretch, ...] = ()
-    labels: tuple[int, ...] = ()
-
-    @property
-    def end(self) -> int:
-        """Address of the byte behind the function."""
-        return self.address + len(self.code)
+__all__ = ["Entry", "Function", "Stretch", "Write", "chained_entry", "plan_entries", "plan_entry"]
 
 
 class Write(NamedTuple):
@@ -156,20 +125,6 @@ class Entry(NamedTuple):
         return (Write(place, machine.jump(place, target)),)
 
 
-class _Site(NamedTuple):
-    """A place for the jump: `start` is where displaced instructions begin."""
-
-    start: int
-    jump: int
-    size: int
-    kept: tuple[Instruction, ...] = ()
-    island: Stretch | None = None
-
-    @property
-    def end(self) -> int:
-        return self.jump + self.size
-
-
 class _Unsuitable(Exception):
     """Why a site can't take the jump; `instruction` is the one to show."""
 
@@ -181,11 +136,11 @@ def plan_entry(function: Function, claimed: Iterable[range] = ()) -> Entry:
     """
     if not function.code:
         raise _refusal(function, "the size of its code is not known")
-    gaps = _usable_gaps(function, tuple(claimed))
+    padding = Padding(function, claimed)
     reasons = []
-    for site in _sites(function, gaps):
+    for site in sites(function, padding):
         try:
-            return _plan_site(function, site, gaps)
+            return _plan_site(function, site, padding)
         except (_Unsuitable, Unmovable) as error:
             reasons.append(str(error))
     raise _refusal(function, reasons[0])
@@ -208,7 +163,7 @@ def chained_entry(name: str, address: int, code: bytes, previous: int) -> Entry:
     Its old path is that gate. Refused where the bytes lead elsewhere.
     """
     kept: list[Instruction] = []
-    for instruction in decode(code[: 2 * _DECODED], address):
+    for instruction in decode(code[: 2 * WINDOW], address):
         if instruction.target is not None and instruction.mnemonic == "jmp":
             return _chain(name, address, instruction, tuple(kept), previous)
         if lowers_stack(instruction) is None:
@@ -238,7 +193,7 @@ def _chain(
     if original != machine.jump(place, previous) and island is None:
         reason = f"{name} at {address:#x} leads to {jump.target:#x}, not to its gate"
         raise Refused(reason, "another tool has changed it; see hotpatch list", function=name)
-    if _crosses(written.start, written.stop):
+    if crosses_page(written.start, written.stop):
         reason = f"the jump of {name} crosses a page boundary and can't be led to another gate"
         raise Refused(reason, "revert the patch applied before first", function=name)
     return Entry(name, address, jump.address, place, original, (), previous, kept, island)
@@ -252,62 +207,10 @@ def _refusal(function: Function, reason: str) -> Refused:
     )
 
 
-def _sites(function: Function, gaps: Sequence[Stretch]) -> Iterator[_Site]:
-    """Yield the places where a jump might go, the best first."""
-    code, first = function.code, function.address
-    if code.startswith(machine.ENDBR64):
-        first += len(machine.ENDBR64)
-    nops = machine.nop_boundaries(code[first - function.address :])
-    starts = [first, *(first + offset for offset in nops)]
-    for start in starts:
-        yield _Site(start, start, JUMP_SIZE)
-    if first < function.end and machine.ignored_by_jump(code[first - function.address]):
-        yield _Site(first, first + 1, JUMP_SIZE)
-    for start in starts:
-        for island in _islands(start + SHORT_JUMP_SIZE, gaps):
-            yield _Site(start, start, SHORT_JUMP_SIZE, (), island)
-    yield from _kept_sites(function, first)
-
-
-def _kept_sites(function: Function, first: int) -> Iterator[_Site]:
-    kept: list[Instruction] = []
-    offset = first - function.address
-    for instruction in decode(function.code[offset : offset + _DECODED], first):
-        if lowers_stack(instruction) is None:
-            return
-        kept.append(instruction)
-        yield _Site(instruction.end, instruction.end, JUMP_SIZE, tuple(kept))
-
-
-def _islands(end: int, gaps: Sequence[Stretch]) -> Iterator[Stretch]:
-    """Yield places in the padding that a short jump that ends at `end` reaches."""
-    for gap in gaps:
-        for offset in range(len(gap.data) - JUMP_SIZE + 1):
-            place = gap.address + offset
-            if machine.reaches_short(end, place) and not _crosses(place, place + JUMP_SIZE):
-                yield Stretch(place, gap.data[offset : offset + JUMP_SIZE])
-                break
-
-
-def _usable_gaps(function: Function, claimed: Sequence[range]) -> list[Stretch]:
-    """Return the gaps that are padding from end to end, without what is claimed."""
-    gaps = [gap for gap in function.gaps if gap.data and machine.is_padding(gap.data)]
-    for taken in claimed:
-        gaps = [part for gap in gaps for part in _without(gap, taken)]
-    return gaps
-
-
-def _without(gap: Stretch, taken: range) -> list[Stretch]:
-    if taken.stop <= gap.address or gap.end <= taken.start:
-        return [gap]
-    before = Stretch(gap.address, gap.data[: max(taken.start - gap.address, 0)])
-    after = Stretch(taken.stop, gap.data[max(taken.stop - gap.address, 0) :])
-    return [part for part in (before, after) if part.data]
-
-
-def _plan_site(function: Function, site: _Site, gaps: Sequence[Stretch]) -> Entry:
-    behind = next((gap for gap in gaps if gap.address == function.end), Stretch(0, b""))
-    body = function.code + behind.data[:_DECODED]
+def _plan_site(function: Function, site: Site, padding: Padding) -> Entry:
+    body = function.code
+    if site.end > function.end:
+        body += padding.behind[:WINDOW]
     offset = site.jump - function.address
     if site.end > function.address + len(body):
         raise _Unsuitable("it is shorter than a jump and no padding follows it")
@@ -328,14 +231,14 @@ def _plan_site(function: Function, site: _Site, gaps: Sequence[Stretch]) -> Entr
         site.kept,
         site.island,
         reentries,
-        site.island is not None or not _crosses(site.jump, site.end),
+        site.island is not None or not crosses_page(site.jump, site.end),
     )
 
 
-def _displaced(function: Function, site: _Site, body: bytes) -> list[Instruction]:
+def _displaced(function: Function, site: Site, body: bytes) -> list[Instruction]:
     """Return the instructions that the jump covers, or as many as are ever run."""
     offset, instructions = site.start - function.address, []
-    for instruction in decode(body[offset : offset + _DECODED], site.start):
+    for instruction in decode(body[offset : offset + WINDOW], site.start):
         if instruction.address >= function.end and instruction.mnemonic != "nop":
             break
         instructions.append(instruction)
@@ -347,10 +250,10 @@ def _displaced(function: Function, site: _Site, body: bytes) -> list[Instruction
 
 
 def _neutral(
-    function: Function, site: _Site, instructions: Sequence[Instruction], body: bytes
+    function: Function, site: Site, instructions: Sequence[Instruction], body: bytes
 ) -> bool:
     """Return whether the jump can be written page by page, the function working all the while."""
-    if not _crosses(site.jump, site.end):
+    if not crosses_page(site.jump, site.end):
         return True
     boundary = site.end & -PAGE_SIZE
     if function.end <= boundary and instructions[-1].ends_block:
@@ -362,7 +265,7 @@ def _neutral(
 _JUMP_OPCODE = machine.jump(0, 0)[0]
 
 
-def _check_branches(function: Function, site: _Site) -> tuple[Instruction, ...]:
+def _check_branches(function: Function, site: Site) -> tuple[Instruction, ...]:
     """Raise _Unsuitable on a branch into the jump; return those to the entry itself."""
     # Going back between kept instructions, or behind them, would have the gate undo too much.
     inside = range((function.address if site.kept else site.start) + 1, site.end)
@@ -378,10 +281,6 @@ def _check_branches(function: Function, site: _Site) -> tuple[Instruction, ...]:
             if not site.start <= branch.address < site.end:
                 reentries.append(branch)
     return tuple(reentries)
-
-
-def _crosses(start: int, end: int) -> bool:
-    return start // PAGE_SIZE != (end - 1) // PAGE_SIZE
 
 
 def _pages(address: int, data: bytes) -> list[Write]:

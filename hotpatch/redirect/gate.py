@@ -35,7 +35,7 @@ class GateCode(NamedTuple):
 def gate_size(entry: Entry) -> int:
     """Return the size of the entry's gate, a multiple of GATE_ALIGNMENT."""
     kept = sum(len(instruction.data) for instruction in entry.kept)
-    size = len(_far().data) + kept + displaced_size(entry.displaced, entry.resume)
+    size = len(_far().code) + kept + displaced_size(entry.displaced, entry.resume)
     return -(-size // GATE_ALIGNMENT) * GATE_ALIGNMENT
 
 
