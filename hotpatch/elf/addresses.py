@@ -52,8 +52,9 @@ class AddressIndex:
             row = self._rows[index]
             size = sizes[row]
             if size <= least and values[row] + size > address:
-                best = [*best, row] if size == least else [row]
-                least = size
+                if size < least:
+                    best, least = [], size
+                best.append(row)
             index -= 1
         return best or self._labels(last, address)
 

@@ -125,16 +125,16 @@ DT_VERDEF: Final = 0x6FFFFFFC
 DT_VERDEFNUM: Final = 0x6FFFFFFD
 DT_VERNEED: Final = 0x6FFFFFFE
 DT_VERNEEDNUM: Final = 0x6FFFFFFF
+DF_ORIGIN: Final = 0x1
+DF_SYMBOLIC: Final = 0x2
 DF_TEXTREL: Final = 0x4
+DF_BIND_NOW: Final = 0x8
 DF_STATIC_TLS: Final = 0x10
+DF_1_NOW: Final = 0x1
+DF_1_NODELETE: Final = 0x8
+DF_1_PIE: Final = 0x08000000
 
 # Notes of the owner "GNU"
 NT_GNU_ABI_TAG: Final = 1
 NT_GNU_BUILD_ID: Final = 3
 NT_GNU_PROPERTY_TYPE_0: Final = 5
-
-# The two relocation types that a reader of files must know, because DT_RELR stands for the one
-# and the start-up code of static programs applies the other (psABI, table 4.9)
-R_X86_64_64: Final = 1
-R_X86_64_RELATIVE: Final = 8
-R_X86_64_IRELATIVE: Final = 37

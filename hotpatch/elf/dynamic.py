@@ -58,22 +58,28 @@ class Dynamic:
         size = self.value(c.DT_STRSZ)
         return StringTable(self.image.content, self.offset(c.DT_STRTAB, size, "DT_STRTAB"), size)
 
-    def symbols(self, least: int, strings: StringTable) -> SymbolSection | None:
-        """Return the DT_SYMTAB, None if there is none; it has at `least` that many rows."""
-        if c.DT_SYMTAB not in self.entries:
-            return None
-        count = max(self._count(), least)
+    def symbols(self, listed: int, used: int, strings: StringTable) -> SymbolSection:
+        """Return the DT_SYMTAB.
+
+        `listed` is the number of its rows if the section headers tell it, else 0; `used` how many
+        there are at least, by what relocations refer to. ElfError if they refer to more.
+        """
+        count = listed or self._count() or used
+        if used > count:
+            raise self.image.content.error(f"relocation of symbol {used - 1} of {count}")
         offset = self.offset(c.DT_SYMTAB, count * SYM.size, "DT_SYMTAB")
         columns = Columns(self.image.content, offset, count)
         return SymbolSection(columns, strings, self._versions(count, strings))
 
     def _count(self) -> int:
+        """Return the number of symbols that a hash table tells; 0 if none does."""
         if c.DT_HASH in self.entries:
             offset = self.offset(c.DT_HASH, _HASH.size, "DT_HASH")
             return int(self.image.content.unpack(_HASH, offset, "DT_HASH")[1])
         return self._gnu_count() if c.DT_GNU_HASH in self.entries else 0
 
     def _gnu_count(self) -> int:
+        """Return the end of the last chain; 0 if nothing is defined, which leaves the rest open."""
         start, content = self.value(c.DT_GNU_HASH), self.image.content
         offset = self.offset(c.DT_GNU_HASH, _GNU_HASH.size, "DT_GNU_HASH")
         first: int
@@ -84,7 +90,7 @@ class Dynamic:
         )
         last = max((bucket for (bucket,) in _WORD.iter_unpack(table)), default=0)
         if last < first:
-            return first  # every symbol is undefined
+            return 0
         return last + self._chain(at + 4 * (buckets + last - first))
 
     def _chain(self, vaddr: int) -> int:

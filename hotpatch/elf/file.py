@@ -14,12 +14,12 @@ from functools import cached_property
 from mmap import ACCESS_READ, mmap
 
 from hotpatch.elf import constants as c
-from hotpatch.elf.bulk import column
 from hotpatch.elf.columns import SYM, Columns
 from hotpatch.elf.content import Content, ElfError
 from hotpatch.elf.dynamic import Dynamic, read_dynamic
 from hotpatch.elf.header import Section, Segment, read_header, read_sections, read_segments
 from hotpatch.elf.image import Image
+from hotpatch.elf.initfini import fini_functions, init_functions
 from hotpatch.elf.notes import Note, build_id, section_notes, segment_notes
 from hotpatch.elf.relocations import Relocation, dynamic_relocations, static_relocations
 from hotpatch.elf.strings import StringTable
@@ -56,10 +56,15 @@ class ElfFile:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
                 raise ElfError("not a regular file", name=path)
-            data = _read(fd, status.st_size)
+            data = _read(fd, status.st_size, path)
         finally:
             os.close(fd)
-        return cls(data, path)
+        try:
+            return cls(data, path)
+        except ElfError:
+            if isinstance(data, mmap):
+                data.close()
+            raise
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str = "<memory>") -> ElfFile:
@@ -80,6 +85,17 @@ class ElfFile:
         """The section headers; () if the file has none."""
         return read_sections(self._content, self._header)
 
+    @cached_property
+    def _readable_sections(self) -> tuple[Section, ...]:
+        """The section headers; () also if they are damaged, for what the loader has to know.
+
+        The loader doesn't look at them, so such a file runs, and can be a target.
+        """
+        try:
+            return self.sections
+        except ElfError:
+            return ()
+
     def section(self, name: str) -> Section | None:
         """Return the first section of that name."""
         return next((s for s in self.sections if s.name == name), None)
@@ -97,23 +113,16 @@ class ElfFile:
         The program headers of such a file are those of the other and point nowhere.
         """
         flags = c.SHF_ALLOC | c.SHF_EXECINSTR
-        code = [s for s in self.sections if s.flags & flags == flags]
+        code = [s for s in self._readable_sections if s.flags & flags == flags]
         return bool(code) and all(s.type == c.SHT_NOBITS for s in code)
 
     @cached_property
     def dynamic(self) -> dict[int, list[int]]:
         """The values of each DT_* tag of PT_DYNAMIC; {} without."""
         segment = next((s for s in self.segments if s.type == c.PT_DYNAMIC), None)
-        if segment is None or self._without_content():
+        if segment is None or self.debug_only:
             return {}
         return read_dynamic(self.image, segment)
-
-    def _without_content(self) -> bool:
-        # Section headers are no business of the loader: it runs files in which they are damaged.
-        try:
-            return self.debug_only
-        except ElfError:
-            return False
 
     @cached_property
     def _dynamic(self) -> Dynamic:
@@ -138,12 +147,8 @@ class ElfFile:
     @cached_property
     def notes(self) -> tuple[Note, ...]:
         """All notes: of the SHT_NOTE sections, or of PT_NOTE where there are no sections."""
-        try:
-            sections = self.sections
-        except ElfError:
-            sections = ()
-        if sections:
-            return section_notes(self._content, sections)
+        if self._readable_sections:
+            return section_notes(self._content, self._readable_sections)
         return segment_notes(self._content, self.segments)
 
     @cached_property
@@ -161,8 +166,8 @@ class ElfFile:
         """What is relocated at load time; see hotpatch.elf.relocations."""
         if self.dynamic:
             return dynamic_relocations(self._dynamic)
-        loaded = self.type in (c.ET_EXEC, c.ET_DYN) and not self._without_content()
-        return static_relocations(self._content, self.sections) if loaded else []
+        loaded = self.type in (c.ET_EXEC, c.ET_DYN) and not self.debug_only
+        return static_relocations(self._content, self._readable_sections) if loaded else []
 
     @cached_property
     def dynamic_symbols(self) -> SymbolTable:
@@ -174,8 +179,12 @@ class ElfFile:
     def _dynamic_section(self) -> SymbolSection | None:
         if c.DT_SYMTAB not in self.dynamic:
             return None
-        used = max((r.symbol_index for r in self.relocations), default=-1) + 1
-        return self._dynamic.symbols(used, self._dynamic_strings)
+        address = self._dynamic.value(c.DT_SYMTAB)
+        sizes = (
+            s.size for s in self._readable_sections if (s.type, s.addr) == (c.SHT_DYNSYM, address)
+        )
+        used = max((r.symbol_index + 1 for r in self.relocations), default=0)
+        return self._dynamic.symbols(next(sizes, 0) // SYM.size, used, self._dynamic_strings)
 
     @cached_property
     def symbols(self) -> SymbolTable:
@@ -207,47 +216,22 @@ class ElfFile:
         segment = self.image.segment(address)
         return segment.vaddr + segment.memsz if segment else 0
 
-    @property
+    @cached_property
     def init_functions(self) -> tuple[int, ...]:
-        """The virtual addresses of DT_INIT and DT_INIT_ARRAY, in the order of their calls."""
-        return self._functions(c.DT_INIT) + self._array(c.DT_INIT_ARRAY, c.DT_INIT_ARRAYSZ)
+        """The virtual addresses of what is called after loading, in the order of the calls."""
+        return init_functions(self._dynamic, self.relocations, self.dynamic_symbols)
 
-    @property
+    @cached_property
     def fini_functions(self) -> tuple[int, ...]:
-        """The virtual addresses of DT_FINI_ARRAY and DT_FINI, in the order of their calls."""
-        array = self._array(c.DT_FINI_ARRAY, c.DT_FINI_ARRAYSZ)
-        return array[::-1] + self._functions(c.DT_FINI)
-
-    def _functions(self, tag: int) -> tuple[int, ...]:
-        address = self._dynamic.value(tag)
-        return (address,) if address else ()
-
-    def _array(self, tag: int, size_tag: int) -> tuple[int, ...]:
-        start, size = self._dynamic.value(tag), self._dynamic.value(size_tag)
-        if not size:
-            return ()
-        offset = self.image.offset(start, size, "array of functions")
-        raw = self._content.take(offset, size // 8 * 8, "array of functions")
-        words = column(raw, "Q")
-        slots = {start + 8 * i: word for i, word in enumerate(words)}
-        for r in self.relocations:
-            if r.offset in slots:
-                slots[r.offset] = self._relocated(r, slots[r.offset])
-        # Start-up files of old compilers end these lists with 0 or -1.
-        return tuple(word for word in slots.values() if word not in (0, 2**64 - 1))
-
-    def _relocated(self, relocation: Relocation, stored: int) -> int:
-        addend = stored if relocation.addend is None else relocation.addend
-        if relocation.type == c.R_X86_64_RELATIVE:
-            return addend
-        symbol = self.dynamic_symbols[relocation.symbol_index]
-        if relocation.type != c.R_X86_64_64 or symbol.section == c.SHN_UNDEF:
-            raise self._content.error(f"function at {relocation.offset:#x} is not in this file")
-        return symbol.value + addend
+        """The virtual addresses of what is called before unloading, in the order of the calls."""
+        return fini_functions(self._dynamic, self.relocations, self.dynamic_symbols)
 
 
-def _read(fd: int, size: int) -> bytes | mmap:
-    if size > _COPIED:
-        return mmap(fd, 0, access=ACCESS_READ)
-    with open(fd, "rb", closefd=False) as file:
-        return file.read()
+def _read(fd: int, size: int, path: str) -> bytes | mmap:
+    if size <= _COPIED:
+        with open(fd, "rb", closefd=False) as file:
+            return file.read(_COPIED)
+    try:
+        return mmap(fd, size, access=ACCESS_READ)
+    except ValueError:  # what mmap says of a file that is shorter than `size` by now
+        raise ElfError("shrinks while it is read", name=path) from None

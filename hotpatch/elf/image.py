@@ -47,11 +47,7 @@ class Image:
         if load is None or size < 0 or vaddr + size > load.vaddr + load.memsz:
             raise self.content.error(f"{size} bytes at {vaddr:#x} lie in no segment")
         stored = min(size, max(0, load.vaddr + load.filesz - vaddr))
+        start = load.offset + vaddr - load.vaddr if stored else 0
         if size - stored > LARGEST_BSS:
             raise self.content.error(f"{size} bytes at {vaddr:#x} are too many zeros")
-        start = load.offset + vaddr - load.vaddr
-        return (
-            self.content.take(start, stored, "segment") + bytes(size - stored)
-            if stored
-            else bytes(size)
-        )
+        return self.content.take(start, stored, "segment") + bytes(size - stored)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from struct import Struct
 from typing import NamedTuple
 
+from hotpatch.arch.relocations import R_X86_64_RELATIVE
 from hotpatch.elf import constants as c
 from hotpatch.elf.bulk import column, rows
 from hotpatch.elf.content import Content
@@ -84,7 +85,7 @@ def _relr(dynamic: Dynamic) -> list[Relocation]:
     # Each relocates a word of the file, so there can't be more than it has words.
     most = len(content) // 8
     for where in _relr_offsets(content.take(offset, size, "DT_RELR")):
-        found.append(Relocation(where, c.R_X86_64_RELATIVE, 0, None))
+        found.append(Relocation(where, R_X86_64_RELATIVE, 0, None))
         if len(found) > most:
             raise content.error("DT_RELR relocates more words than the file has", offset)
     return found

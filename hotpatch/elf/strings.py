@@ -16,8 +16,8 @@ from hotpatch.elf.content import Content
 # No linker writes names of that size, while a damaged table may be one name without end.
 LONGEST_NAME = 1 << 20
 # Names that overlap may add up to more than the file; this many times its size is damage.
-LARGEST_TOTAL = 16
-_BATCH = 256
+LARGEST_TOTAL = 8
+_BATCH = 1024
 
 
 class StringTable:
@@ -48,21 +48,19 @@ class StringTable:
         budget = LARGEST_TOTAL * len(self._content)
         source = iter(offsets)
         while batch := list(islice(source, _BATCH)):
-            found = self._batch(text, batch)
-            budget -= sum(map(len, found))
+            ends = self._ends(text, batch)
+            budget -= sum(ends) - sum(batch)
             if budget < 0:
                 raise self._content.error("names overlap without end", self._offset)
-            names += found
+            names += map(text.__getitem__, map(slice, batch, ends))
         return names if self._data.isascii() else [_utf8(name) for name in names]
 
-    def _batch(self, text: str, offsets: Sequence[int]) -> list[str]:
-        find = text.index
-        try:
-            return [text[start : find("\0", start, start + LONGEST_NAME)] for start in offsets]
-        except ValueError:
-            for offset in offsets:
-                self.get(offset)  # raises for the one that is wrong
-            raise
+    def _ends(self, text: str, starts: Sequence[int]) -> list[int]:
+        find = text.find
+        ends = [find("\0", start, start + LONGEST_NAME) for start in starts]
+        if -1 in ends:
+            raise self._endless(starts[ends.index(-1)])
+        return ends
 
     def find(self, needle: bytes) -> list[int]:
         """Return every offset at which `needle` stands; end it with NUL to find whole tails."""

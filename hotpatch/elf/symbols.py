@@ -33,7 +33,8 @@ class Symbol(NamedTuple):
     """Elf64_Sym, made readable.
 
     `value` is a virtual address without load bias (an offset in the TLS block for STT_TLS),
-    `section` the SHN_* index after SHN_XINDEX was resolved, `file` the STT_FILE of a local symbol.
+    `section` the SHN_* index after SHN_XINDEX was resolved (only object files have so many that
+    it could be taken for SHN_ABS), `file` the STT_FILE of a local symbol.
     `default_version` tells that a reference without version binds to this definition.
     """
 
@@ -88,12 +89,13 @@ class SymbolSection:
 
     def rows_named(self, name: str) -> list[int]:
         """Return the rows of that name, with any version."""
+        if not name or "\0" in name:
+            return []
         key = encode(name)
-        offsets = self.strings.find(key + b"\0") if name else []
-        if name and not self.versions:
+        offsets = self.strings.find(key + b"\0")
+        if not self.versions:
             offsets += self.strings.find(key + b"@")
-        rows = self.columns.named(offsets)
-        return rows if len(offsets) < 2 else [row for row in rows if self[row].name == name]
+        return [row for row in self.columns.named(offsets) if self[row].name == name]
 
     def rows_matching(self, pattern: re.Pattern[bytes]) -> list[int]:
         """Return the rows whose whole name, with its NUL, matches."""
