@@ -37,15 +37,6 @@ def branches_to(code: bytes, address: int, targets: range, calls_from: int) -> l
     return branches
 
 
-def has_indirect_jump(code: bytes) -> bool:
-    """Return whether `code` may contain a `jmp` through a register or a table in memory."""
-    return _INDIRECT.search(code) is not None
-
-
-# FF /4 with any ModRM but mod 00 r/m 101, which jumps through one fixed slot (a tail call).
-_INDIRECT = re.compile(rb"\xff[\x20-\x24\x26\x27\x60-\x67\xa0-\xa7\xe0-\xe7]", re.DOTALL)
-
-
 def _leads(instruction: Instruction, targets: range, calls_from: int) -> bool:
     target = instruction.target
     if target is None or target not in targets:

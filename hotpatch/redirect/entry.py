@@ -17,14 +17,15 @@ from hotpatch.arch.branches import branches_to
 from hotpatch.arch.code import JUMP_SIZE, PAGE_SIZE, SHORT_JUMP_SIZE
 from hotpatch.arch.disassembler import Instruction, decode, lowers_stack
 from hotpatch.arch.moving import Move, Unmovable
+from hotpatch.arch.tables import table_targets
 from hotpatch.errors import Refused
 from hotpatch.redirect.displace import plan_displaced
-from hotpatch.redirect.gaps import Stretch
 from hotpatch.redirect.sites import (
     WINDOW,
     Function,
     Padding,
     Site,
+    Stretch,
     crosses_page,
     sites,
 )
@@ -58,8 +59,12 @@ class Entry(NamedTuple):
     """Instructions before the jump that lower rsp and stay in place."""
     island: Stretch | None = None
     """The 5 bytes of padding that hold the jump to the gate, as they were."""
-    reentries: tuple[Instruction, ...] = ()
-    """Branches of the function back to its entry: these pass the gate again."""
+    reentries: tuple[int, ...] = ()
+    """Where the function branches (or a table leads) back to its entry: through the gate again.
+
+    A thread may then stand at the first byte of entry or gate in the middle of the old function,
+    and an old function called by its replacement goes on as new.
+    """
     retargetable: bool = True
     """Whether an armed jump can be led elsewhere by one write."""
 
@@ -126,7 +131,7 @@ class Entry(NamedTuple):
 
 
 class _Unsuitable(Exception):
-    """Why a site can't take the jump; `instruction` is the one to show."""
+    """Why a site can't take the jump."""
 
 
 def plan_entry(function: Function, claimed: Iterable[range] = ()) -> Entry:
@@ -152,7 +157,7 @@ def plan_entries(functions: Iterable[Function]) -> list[Entry]:
     entries = []
     for function in functions:
         entry = plan_entry(function, claimed)
-        claimed += [c for c in entry.claims if c.stop > function.end or c.start < function.address]
+        claimed += entry.claims
         entries.append(entry)
     return entries
 
@@ -165,7 +170,8 @@ def chained_entry(name: str, address: int, code: bytes, previous: int) -> Entry:
     kept: list[Instruction] = []
     for instruction in decode(code[: 2 * WINDOW], address):
         if instruction.target is not None and instruction.mnemonic == "jmp":
-            return _chain(name, address, instruction, tuple(kept), previous)
+            entry = _chain(name, address, instruction, tuple(kept), previous)
+            return entry._replace(reentries=_reentries(address, code, instruction))
         if lowers_stack(instruction) is None:
             break
         kept.append(instruction)
@@ -197,6 +203,12 @@ def _chain(
         reason = f"the jump of {name} crosses a page boundary and can't be led to another gate"
         raise Refused(reason, "revert the patch applied before first", function=name)
     return Entry(name, address, jump.address, place, original, (), previous, kept, island)
+
+
+def _reentries(address: int, code: bytes, jump: Instruction) -> tuple[int, ...]:
+    targets, behind = range(address, jump.address + 1), jump.end - address
+    found = branches_to(code[behind:], jump.end, targets, jump.end)
+    return tuple(branch.address for branch in found)
 
 
 def _refusal(function: Function, reason: str) -> Refused:
@@ -265,21 +277,25 @@ def _neutral(
 _JUMP_OPCODE = machine.jump(0, 0)[0]
 
 
-def _check_branches(function: Function, site: Site) -> tuple[Instruction, ...]:
-    """Raise _Unsuitable on a branch into the jump; return those to the entry itself."""
+def _check_branches(function: Function, site: Site) -> tuple[int, ...]:
+    """Raise _Unsuitable on a branch into the jump; return the places of those to the entry."""
     # Going back between kept instructions, or behind them, would have the gate undo too much.
     inside = range((function.address if site.kept else site.start) + 1, site.end)
     for label in function.labels:
         if label in inside:
             raise _Unsuitable(f"another symbol, at {label:#x}, lies where the jump would be")
     reentries = []
+    targets = range(function.address, site.end)
     for stretch in (Stretch(function.address, function.code), *function.fragments):
-        targets = range(function.address, site.end)
         for branch in branches_to(stretch.data, stretch.address, targets, inside.start):
-            if branch.target is None or branch.target in inside:
+            if branch.target in inside:
                 raise _Unsuitable(f"it branches into the bytes that the jump needs: {branch}")
             if not site.start <= branch.address < site.end:
-                reentries.append(branch)
+                reentries.append(branch.address)
+        for place, target in table_targets(stretch.data, stretch.address, targets, function.read):
+            if target in inside:
+                raise _Unsuitable(f"a table, at {place:#x}, leads into the bytes of the jump")
+            reentries.append(place)
     return tuple(reentries)
 
 

@@ -19,26 +19,45 @@ from typing import NamedTuple
 from hotpatch.arch import code as machine
 from hotpatch.arch.code import JUMP_SIZE, PAGE_SIZE, SHORT_JUMP_SIZE
 from hotpatch.arch.disassembler import Instruction, decode, lowers_stack
-from hotpatch.redirect.gaps import Stretch, without
 
 WINDOW = JUMP_SIZE + 15 + 4
 """Bytes to decode for a jump: its own, the longest instruction across its end, an endbr64."""
 
 
+class Stretch(NamedTuple):
+    """Bytes of the target and where they are."""
+
+    address: int
+    data: bytes
+
+    @property
+    def end(self) -> int:
+        """Address of the byte behind."""
+        return self.address + len(self.data)
+
+
+def _read_nothing(_address: int, _size: int) -> bytes:
+    return b""
+
+
 class Function(NamedTuple):
     """The live code of a function and of what lies around it.
 
-    `code` has the size of the symbol. `fragments` is code outside the symbol that may branch
-    into it (`.cold` and kin); `labels` are the addresses of other symbols close behind its start.
-    `gaps` is called where the entry needs padding, and returns what `find_gaps` does.
+    `code` has the size of the symbol. `gaps` are the bytes between the end of one symbol and the
+    start of the next, whole, of those within 130 bytes of the entry or of the function's end: they
+    are used only if they are padding from end to end, since in a stripped program the space
+    between two symbols holds functions without a name, and NOPs that are run. `fragments` is code
+    outside the symbol that may branch into it (`.cold` and kin); `labels` are the addresses of
+    other symbols close behind its start. `read` gives live bytes, for the tables of a `switch`.
     """
 
     name: str
     address: int
     code: bytes
-    gaps: Callable[[], Iterable[Stretch]] = tuple
+    gaps: tuple[Stretch, ...] = ()
     fragments: tuple[Stretch, ...] = ()
     labels: tuple[int, ...] = ()
+    read: Callable[[int, int], bytes] = _read_nothing
 
     @property
     def end(self) -> int:
@@ -72,9 +91,9 @@ class Padding:
     @cached_property
     def gaps(self) -> list[Stretch]:
         """The padding within reach."""
-        gaps = list(self._function.gaps())
+        gaps = [gap for gap in self._function.gaps if machine.is_padding(gap.data)]
         for taken in self._claimed:
-            gaps = [part for gap in gaps for part in without(gap, taken)]
+            gaps = [part for gap in gaps for part in _without(gap, taken)]
         return gaps
 
     @property
@@ -106,6 +125,15 @@ def crosses_page(start: int, end: int) -> bool:
     return start // PAGE_SIZE != (end - 1) // PAGE_SIZE
 
 
+def _without(gap: Stretch, taken: range) -> list[Stretch]:
+    """Return what is left of a gap when `taken` is in use."""
+    if taken.stop <= gap.address or gap.end <= taken.start:
+        return [gap]
+    before = Stretch(gap.address, gap.data[: max(taken.start - gap.address, 0)])
+    after = Stretch(taken.stop, gap.data[max(taken.stop - gap.address, 0) :])
+    return [part for part in (before, after) if part.data]
+
+
 def _islands(end: int, gaps: Sequence[Stretch]) -> Iterator[Stretch]:
     """Yield one place in each gap that a short jump that ends at `end` reaches."""
     for gap in gaps:
@@ -123,4 +151,5 @@ def _kept_sites(function: Function, first: int) -> Iterator[Site]:
         if lowers_stack(instruction) is None:
             return
         kept.append(instruction)
-        yield Site(instruction.end, instruction.end, JUMP_SIZE, tuple(kept))
+        if any(lowers_stack(i) for i in kept):
+            yield Site(instruction.end, instruction.end, JUMP_SIZE, tuple(kept))
