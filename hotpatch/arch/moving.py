@@ -64,6 +64,8 @@ def plan_move(instruction: Instruction) -> Move:
     flow = instruction.flow
     if flow == PLAIN and "ip" not in instruction.operands:
         return Move(instruction, _COPY, len(instruction.data))
+    if instruction.data == b"\xcc":
+        raise Unmovable("is a breakpoint: a debugger or an uprobe is at work there")
     if flow == TRANSACTION:
         raise Unmovable("begins a transaction whose abort handler is relative to it")
     if flow == FAR and "call" in instruction.mnemonic:

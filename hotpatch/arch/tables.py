@@ -12,7 +12,6 @@ found by chance (1 in 2^30 for each word) leads to a refusal, not to wrong code.
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Callable, Iterator
 
 from hotpatch.arch.code import PAGE_SIZE
@@ -37,27 +36,35 @@ def table_targets(
     """
     if _INDIRECT.search(code) is None:
         return []
-    found, bases = [], set()
+    found: list[tuple[int, int]] = []
+    bases: set[int] = set()
     for instruction in decode(code, address):
         for formed in _addresses(instruction):
-            if formed in targets and instruction.address not in targets:
+            if formed in targets and formed != address:  # its own is that of a function pointer
                 found.append((instruction.address, formed))
-            bases.add(formed)
-    bases -= set(range(address, address + len(code)))
+            if not address <= formed < address + len(code):
+                bases.add(formed)
     for base in sorted(bases):
-        found += _entries(base, _read_table(base, read), targets)
+        table = _read_table(base, read)
+        for target in targets:
+            offsets = _aligned(table, (target - base) & 0xFFFFFFFF, 4)
+            if target != address:
+                offsets += _aligned(table, target, 8)
+            found += [(base + offset, target) for offset in offsets]
     return found
 
 
 def _addresses(instruction: Instruction) -> Iterator[int]:
-    """Yield the constants in an instruction that may be the address of a table or a label."""
+    """Yield the constant in an instruction that may be the address of a table or a label."""
     operands = instruction.operands
     if instruction.mnemonic == "lea" and (match := _RIP.search(operands)):
         offset = int(match[2], 0) if match[2] else 0
         yield instruction.end + (-offset if match[1] == "-" else offset)
-    elif match := _INDEXED.search(operands):
-        yield int(match[1], 16)
-    elif instruction.mnemonic in ("mov", "movabs") and (match := _IMMEDIATE.search(operands)):
+        return
+    match = _INDEXED.search(operands)
+    if match is None and instruction.mnemonic in ("mov", "movabs"):
+        match = _IMMEDIATE.search(operands)
+    if match is not None:
         yield int(match[1], 16)
 
 
@@ -76,18 +83,10 @@ def _read_table(base: int, read: Callable[[int, int], bytes]) -> bytes:
     return data
 
 
-def _entries(base: int, data: bytes, targets: range) -> Iterator[tuple[int, int]]:
-    for target in targets:
-        if -0x80000000 <= target - base < 0x80000000:
-            for offset in _aligned(data, struct.pack("<i", target - base)):
-                yield base + offset, target
-        for offset in _aligned(data, struct.pack("<Q", target)):
-            yield base + offset, target
-
-
-def _aligned(data: bytes, needle: bytes) -> Iterator[int]:
-    at = data.find(needle)
-    while at >= 0:
-        if at % len(needle) == 0:
-            yield at
-        at = data.find(needle, at + 1)
+def _aligned(data: bytes, value: int, size: int) -> list[int]:
+    """Return the offsets of the aligned words of `size` bytes that hold `value`."""
+    needle, at, found = value.to_bytes(size, "little"), -1, []
+    while (at := data.find(needle, at + 1)) >= 0:
+        if at % size == 0:
+            found.append(at)
+    return found
