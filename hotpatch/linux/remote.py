@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""System calls made in the target by one of its own threads.
+
+A borrowed thread has its way home on its own stack before it is sent anywhere: a signal
+frame below the red zone, whose return address leads to rt_sigreturn. From the one PTRACE_SETREGS
+that sends it off, whatever it runs ends in the frame, with or without us. While we live we
+bring it home ourselves at a system call stop, so that the kernel restarts an interrupted call with
+what is left of its time. (DESIGN.md, section 6.)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from hotpatch.arch import registers as arch
+from hotpatch.arch import sigframe, syscalls
+from hotpatch.arch.registers import Registers
+from hotpatch.errors import Gone
+from hotpatch.linux import ptrace
+from hotpatch.linux.memory import Memory
+from hotpatch.linux.threads import Thread, wait
+
+_BLOCK_ALL = (1 << 64) - 1
+_DIRECTION_FLAG = 1 << 10
+_LIMIT_NS = 2_000_000_000
+_FAULTS = {4, 5, 6, 7, 8, 11, 31}  # SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV, SIGSYS
+
+
+class Gadgets(NamedTuple):
+    """Code of the target that remote calls lean on.
+
+    `syscall_return` is the address of `syscall; ret`, `restorer` that of code which calls
+    rt_sigreturn.
+    """
+
+    syscall_return: int
+    restorer: int
+
+
+class Crashed(Exception):
+    """Code run in the target got a fault; the thread is stopped in it."""
+
+    def __init__(self, info: ptrace.SignalInfo, registers: Registers) -> None:
+        """Keep the signal and where it happened."""
+        super().__init__(f"signal {info.signal} at {registers.rip:#x}")
+        self.info = info
+        self.registers = registers
+
+
+class Overdue(Exception):
+    """Code run in the target did not end in its time; the thread is stopped in it."""
+
+    def __init__(self, registers: Registers) -> None:
+        """Keep where it was."""
+        super().__init__(f"still running at {registers.rip:#x}")
+        self.registers = registers
+
+
+class Borrowed:
+    """A stopped thread that works for us; a context that gives it back."""
+
+    def __init__(self, thread: Thread, memory: Memory, gadgets: Gadgets) -> None:
+        """Take the thread's state and lay its way home on its stack."""
+        self._thread = thread
+        self._memory = memory
+        self._gadgets = gadgets
+        self._xstate = ptrace.get_xstate(thread.tid)
+        self._sigmask = ptrace.get_sigmask(thread.tid)
+        self._used_fpu = False
+        self._sent = False
+        frame = sigframe.build(
+            arch.resumed_by_hand(thread.registers),
+            self._xstate,
+            self._sigmask,
+            gadgets.restorer,
+            thread.registers.rsp - sigframe.RED_ZONE,
+        )
+        memory.write(frame.address, frame.content)
+        self._frame = frame.address
+
+    def __enter__(self) -> Borrowed:
+        """Return the thread, ready to be sent."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give it back."""
+        self.give_back()
+
+    @property
+    def way_home(self) -> int:
+        """Return what rsp has to be when code executes rt_sigreturn: behind the return address."""
+        return self._frame + 8
+
+    def syscall(self, number: int, *arguments: int) -> int:
+        """Make a system call in the target; return its result, negative for an error."""
+        registers = self._away(self._gadgets.syscall_return, self._frame)
+        registers.rax = number
+        for name, value in zip(arch.ARGUMENTS, arguments, strict=False):
+            setattr(registers, name, arch.unsigned(value))
+        self._send(registers)
+        self._next_syscall_stop(_LIMIT_NS)
+        self._next_syscall_stop(_LIMIT_NS)
+        after = Registers()
+        ptrace.get_registers(self._thread.tid, after)
+        return after.result
+
+    def run(
+        self,
+        address: int,
+        stack: int | None = None,
+        limit_ns: int = _LIMIT_NS,
+        **arguments: int,
+    ) -> Registers:
+        """Run code that ends by executing rt_sigreturn with rsp at `way_home`.
+
+        `stack` is its stack pointer, the way home if none is given; `arguments` are values for
+        registers. Returns the registers at the end. Raises Crashed and Overdue; the thread is then
+        still to be given back, which takes it out of the code.
+        """
+        self._used_fpu = True
+        registers = self._away(address, self.way_home if stack is None else stack)
+        for name, value in arguments.items():
+            setattr(registers, name, value)
+        self._send(registers)
+        deadline = time.perf_counter_ns() + limit_ns
+        while True:
+            self._next_syscall_stop(deadline - time.perf_counter_ns())  # entry
+            ptrace.get_registers(self._thread.tid, registers)
+            if registers.orig_rax == syscalls.RT_SIGRETURN:
+                self._skip_syscall(registers.copy())
+                return registers
+            self._next_syscall_stop(deadline - time.perf_counter_ns())  # exit
+
+    def _skip_syscall(self, registers: Registers) -> None:
+        registers.orig_rax = arch.NO_SYSCALL
+        ptrace.set_registers(self._thread.tid, registers)
+        self._next_syscall_stop(_LIMIT_NS)
+
+    def _away(self, rip: int, rsp: int) -> Registers:
+        registers = self._thread.registers.copy()
+        registers.rip, registers.rsp = rip, rsp
+        registers.orig_rax = arch.NO_SYSCALL
+        registers.eflags &= ~_DIRECTION_FLAG
+        return registers
+
+    def _send(self, registers: Registers) -> None:
+        # Registers first, mask second: with the mask alone changed, death here would leave it so.
+        self._sent = True
+        ptrace.set_registers(self._thread.tid, registers)
+        ptrace.set_sigmask(self._thread.tid, _BLOCK_ALL)
+
+    def _next_syscall_stop(self, limit_ns: int) -> None:
+        """Let the thread go on to its next system call stop, job control and signals aside."""
+        deadline = time.perf_counter_ns() + limit_ns
+        signal = 0
+        while True:
+            try:
+                ptrace.request(ptrace.SYSCALL, self._thread.tid, None, signal)
+                stop = wait(self._thread.tid, deadline)
+            except ProcessLookupError:
+                stop = ptrace.ENDED
+            if stop is None:
+                self._interrupt()
+                registers = Registers()
+                ptrace.get_registers(self._thread.tid, registers)
+                raise Overdue(registers)
+            if stop.kind == "ended":
+                raise Gone("the process ended while a thread of it was borrowed")
+            if stop.kind == "syscall":
+                return
+            signal = stop.signal if stop.kind == "signal" else 0
+            if signal in _FAULTS:
+                self._raise_if_fault()
+
+    def _raise_if_fault(self) -> None:
+        """Tell a fault of the code that runs from a signal that somebody sent."""
+        info = ptrace.get_siginfo(self._thread.tid)
+        if info.code > 0 or info.signal == 6:
+            registers = Registers()
+            ptrace.get_registers(self._thread.tid, registers)
+            raise Crashed(info, registers)
+
+    def _interrupt(self) -> None:
+        """Stop code that has run too long, wherever it is."""
+        ptrace.request(ptrace.INTERRUPT, self._thread.tid)
+        while True:
+            stop = wait(self._thread.tid, None)
+            if stop is None or stop.kind in ("event", "ended"):
+                return
+            ptrace.request(ptrace.CONT, self._thread.tid)
+
+    def give_back(self) -> None:
+        """Put the thread's own state back; the stop it is in then ends as any other.
+
+        Mask before registers, for the reason that `_send` gives. The registers are those of
+        the stop, restart code and all: on the way out of a stop the kernel looks for signals
+        and does the rest (`ptrace_detach` sees to that).
+        """
+        if not self._sent:
+            return
+        self._sent = False
+        tid = self._thread.tid
+        try:
+            if self._used_fpu:
+                ptrace.set_xstate(tid, self._xstate)
+            ptrace.set_sigmask(tid, self._sigmask)
+            ptrace.set_registers(tid, self._thread.registers)
+        except ProcessLookupError:
+            raise Gone("the process ended while a thread of it was borrowed") from None
+
+
+def in_critical_section(thread: Thread, memory: Memory) -> bool:
+    """Say whether a stopped thread is inside a restartable sequence (rseq(2)).
+
+    Sent elsewhere and back, it would miss that it has to start over.
+    """
+    area = ptrace.rseq_area(thread.tid)
+    if not area:
+        return False
+    descriptor = int.from_bytes(memory.read(area + 8, 8), "little")  # struct rseq, rseq_cs
+    if not descriptor:
+        return False
+    fields = memory.read(descriptor + 8, 16)  # struct rseq_cs: start_ip, post_commit_offset
+    start, length = (int.from_bytes(fields[i : i + 8], "little") for i in (0, 8))
+    return 0 <= thread.registers.rip - start < length
+
+
+def find_gadgets(pieces: Sequence[tuple[int, bytes]]) -> Gadgets | None:
+    """Look for what remote calls need in (address, code) pieces of the target."""
+    syscall_return = restorer = 0
+    for address, code in pieces:
+        if not syscall_return and (at := code.find(sigframe.SYSCALL_RETURN)) >= 0:
+            syscall_return = address + at
+        for pattern in sigframe.RESTORERS:
+            if not restorer and (at := code.find(pattern)) >= 0:
+                restorer = address + at
+        if syscall_return and restorer:
+            return Gadgets(syscall_return, restorer)
+    return None

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Stopping the threads of a process, and letting them go.
+
+A stop is PTRACE_SEIZE and PTRACE_INTERRUPT of every thread until /proc/PID/task has no thread that
+is not stopped: a thread can only be started by one that runs. If the patcher dies in between, the
+kernel detaches all of them and each goes on where it was.
+
+Signals are left to the kernel. A thread that was about to get one when the interrupt came is
+given it at once, and stops again at the first instruction of its handler; those that
+arrive during the stop stay queued and are delivered after it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable
+
+from hotpatch.arch.registers import Registers
+from hotpatch.linux import procfs, ptrace
+
+_SPINS = 30  # about 20 µs: what a thread on another processor needs to stop
+_NAP = 20e-6
+_SLOW_NS = 2_000_000
+_STUCK_NS = 200_000_000  # uninterruptible sleep, or a parent in vfork
+
+
+class Thread:
+    """A thread under our control; `registers` are those of its stop."""
+
+    __slots__ = ("interrupted_ns", "registers", "stopped_ns", "tid")
+
+    def __init__(self, tid: int, now_ns: int) -> None:
+        """Begin to account for a thread that was seized at `now_ns` (time.perf_counter_ns)."""
+        self.tid = tid
+        self.registers = Registers()
+        self.interrupted_ns = now_ns
+        self.stopped_ns = now_ns
+
+
+class Unstoppable(Exception):
+    """A thread didn't stop in time; all others were let go again."""
+
+    def __init__(self, tid: int, state: str) -> None:
+        """Keep the thread and the state letter of proc(5) in which it stayed."""
+        super().__init__(f"thread {tid} stays in state {state}")
+        self.tid = tid
+        self.state = state
+
+
+class Hold:
+    """A context in which threads of a process are stopped.
+
+    `held_ns` is, after it, the longest time for which a thread was held.
+    """
+
+    def __init__(self, pid: int, only: int | None = None, limit_ns: int | None = None) -> None:
+        """Prepare to stop all threads, or `only` one.
+
+        `limit_ns` is how long stopping may take; entering the context raises
+        Unstoppable past it, or when a thread doesn't stop at all; PermissionError where ptrace is
+        denied; Gone.
+        """
+        self.pid = pid
+        self.threads: dict[int, Thread] = {}
+        self.held_ns = 0
+        self._only = only
+        self._limit_ns = limit_ns or _STUCK_NS
+        self._dead: set[int] = set()
+        self._pending: dict[int, Thread] = {}
+
+    def __enter__(self) -> Hold:
+        """Stop them."""
+        try:
+            self._stop()
+        except BaseException:
+            self.release()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let them go."""
+        self.release()
+
+    def _stop(self) -> None:
+        if self._only is not None:
+            self._stop_each((self._only,))
+            return
+        self._seize(procfs.threads(self.pid))
+        while not self._complete():
+            self._stop_each(procfs.threads(self.pid))
+
+    def _complete(self) -> bool:
+        return bool(self.threads) and procfs.thread_count(self.pid) <= len(self.threads) + sum(
+            procfs.state(self.pid, tid) == "Z" for tid in self._dead
+        )
+
+    def _seize(self, tids: Iterable[int]) -> None:
+        now = time.perf_counter_ns()
+        for tid in tids:
+            if tid in self.threads or tid in self._pending or tid in self._dead:
+                continue
+            try:
+                ptrace.seize(tid)
+            except ProcessLookupError:
+                self._dead.add(tid)
+            except PermissionError:
+                if procfs.state(self.pid, tid) not in "ZX":
+                    raise
+                self._dead.add(tid)
+            else:
+                self._pending[tid] = Thread(tid, now)
+
+    def _stop_each(self, tids: Iterable[int]) -> None:
+        self._seize(tids)
+        clock = time.perf_counter_ns
+        request, interrupt = ptrace.request, ptrace.INTERRUPT
+        for tid, thread in self._pending.items():
+            thread.interrupted_ns = clock()
+            with contextlib.suppress(ProcessLookupError):
+                request(interrupt, tid)
+        deadline = clock() + self._limit_ns
+        for tid, thread in list(self._pending.items()):
+            stop = self._await(tid, deadline)
+            thread.stopped_ns = clock()
+            del self._pending[tid]
+            if stop.kind == "ended":
+                self._dead.add(tid)
+                continue
+            self.threads[tid] = thread
+            ptrace.get_registers(tid, thread.registers)
+
+    def _await(self, tid: int, deadline: int) -> ptrace.Stop:
+        """Wait for the interrupt of one thread, passing on what comes before it."""
+        while True:
+            stop = wait(tid, min(deadline, time.perf_counter_ns() + _SLOW_NS))
+            if stop is None:
+                state = procfs.state(self.pid, tid)
+                if state in "ZX":  # a leader that exits before its threads is never reported
+                    return ptrace.ENDED
+                if time.perf_counter_ns() > deadline:
+                    raise Unstoppable(tid, state)
+                continue
+            if stop.kind in ("event", "ended"):
+                return stop
+            with contextlib.suppress(ProcessLookupError):
+                ptrace.request(ptrace.CONT, tid, None, stop.signal if stop.kind == "signal" else 0)
+
+    def release(self) -> None:
+        """Let every thread go; what they hold in registers is what they go on with."""
+        request, detach, clock = ptrace.request, ptrace.DETACH, time.perf_counter_ns
+        longest = 0
+        for tid, thread in self.threads.items():
+            with contextlib.suppress(ProcessLookupError):
+                request(detach, tid)
+            longest = max(longest, clock() - thread.interrupted_ns)
+        self.held_ns = max(self.held_ns, longest)
+        self.threads = {}
+        for tid in list(self._pending):
+            _let_go(tid)
+        self._pending = {}
+
+
+def wait(tid: int, deadline_ns: int | None) -> ptrace.Stop | None:
+    """Wait for a traced thread to stop or end; None when it did neither by the deadline.
+
+    Polling, as no call of the kernel waits for one tracee with a time limit and leaves the
+    caller's other children alone; the first polls come so close that a thread
+    which stops at once is seen at once.
+    """
+    flags = ptrace.WALL | os.WNOHANG
+    polls = 0
+    while True:
+        try:
+            found, status = os.waitpid(tid, flags)
+        except ChildProcessError:
+            return ptrace.ENDED
+        if found:
+            return ptrace.decode(status)
+        polls += 1
+        if polls > _SPINS:
+            if deadline_ns is not None and time.perf_counter_ns() > deadline_ns:
+                return None
+            time.sleep(_NAP)
+
+
+def _let_go(tid: int) -> None:
+    """Detach from a thread that was seized and perhaps interrupted, and has not stopped yet.
+
+    PTRACE_DETACH needs a stop, so one is asked for. A thread in uninterruptible sleep is
+    left seized: the kernel detaches it when the patcher ends, and it runs meanwhile.
+    """
+    with contextlib.suppress(OSError):
+        ptrace.request(ptrace.INTERRUPT, tid)
+    stop = wait(tid, time.perf_counter_ns() + _STUCK_NS)
+    if stop is not None and stop.kind != "ended":
+        with contextlib.suppress(OSError):
+            ptrace.request(ptrace.DETACH, tid, None, stop.signal if stop.kind == "signal" else 0)
