@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A process as a patcher sees it: who it is, what it has mapped, what was done to it before."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+from typing import NamedTuple
+
+from hotpatch.errors import Denied, Gone, Refused
+from hotpatch.linux import access, procfs, remote
+from hotpatch.linux.restart import Restarter
+from hotpatch.process import ledger
+from hotpatch.process.modules import Module, find_modules
+
+_LARGEST_TEXT = 64 << 20
+
+
+class Symbolic(NamedTuple):
+    """An address in terms of a module's symbols."""
+
+    module: str
+    function: str
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.function}+{self.offset:#x} ({self.module})"
+
+
+class Process:
+    """A live process, held by pidfd so that its pid can't come to mean another.
+
+    A context manager; everything read from it is cached until `refresh`.
+    """
+
+    def __init__(self, pid: int) -> None:
+        """Open process `pid`; raises Gone, Denied, and Refused for what is no ordinary program."""
+        self.pid = pid
+        self._lock = -1
+        access.check_kind(pid)
+        self._pidfd = access.open_pidfd(pid)
+        try:
+            self.memory = access.open_memory(pid)
+        except BaseException:
+            os.close(self._pidfd)
+            raise
+        self.restarter = Restarter(self.memory)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Forget what was read."""
+        self._mappings: list[procfs.Mapping] | None = None
+        self._modules: tuple[Module, ...] | None = None
+        self._ledger: tuple[list[ledger.Entry], list[ledger.Remnant]] | None = None
+        self._gadgets: remote.Gadgets | None = None
+
+    def close(self) -> None:
+        """Let go of it."""
+        self.memory.close()
+        for fd in (self._pidfd, self._lock):
+            if fd >= 0:
+                os.close(fd)
+        self._pidfd = self._lock = -1
+
+    def __enter__(self) -> Process:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let go of it."""
+        self.close()
+
+    def lock(self) -> None:
+        """Keep other patchers out; raises Denied where one is at work.
+
+        The lock is one of flock(2) on /proc/PID, so it ends with its holder, and lies on no disk.
+        """
+        if self._lock >= 0:
+            return
+        fd = os.open(f"/proc/{self.pid}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = access.lock_holder(fd)
+            os.close(fd)
+            raise Denied(
+                f"another hotpatch{holder} is at work on process {self.pid}",
+                "wait until it is done, then try again",
+            ) from None
+        self._lock = fd
+
+    def unlock(self) -> None:
+        """Let other patchers in."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def alive(self) -> bool:
+        """Say whether the process has not ended."""
+        return not select.select([self._pidfd], [], [], 0)[0]
+
+    def check_alive(self) -> None:
+        """Raise Gone where it has ended."""
+        if not self.alive():
+            raise Gone(f"process {self.pid} ended")
+
+    @property
+    def mappings(self) -> list[procfs.Mapping]:
+        """Return its memory map."""
+        if self._mappings is None:
+            try:
+                self._mappings = procfs.mappings(self.pid)
+            except (FileNotFoundError, ProcessLookupError):
+                raise Gone(f"process {self.pid} ended") from None
+        return self._mappings
+
+    @property
+    def modules(self) -> tuple[Module, ...]:
+        """Return the program and its libraries, in search order; Refused without a program."""
+        if self._modules is None:
+            self._modules = find_modules(self.pid, self.mappings, self.memory.read)
+            if not self._modules or not self._modules[0].program:
+                raise Refused(
+                    f"the program of process {self.pid} can't be read as an x86-64 ELF file",
+                    "only 64-bit native programs can be patched",
+                )
+        return self._modules
+
+    @property
+    def patches(self) -> list[ledger.Entry]:
+        """Return the records of patches in it, oldest commit first."""
+        return self._find_ledger()[0]
+
+    @property
+    def remnants(self) -> list[ledger.Remnant]:
+        """Return regions that a dead patcher left without a record."""
+        return self._find_ledger()[1]
+
+    def _find_ledger(self) -> tuple[list[ledger.Entry], list[ledger.Remnant]]:
+        if self._ledger is None:
+            self._ledger = ledger.find(self.mappings, self.memory)
+        return self._ledger
+
+    @property
+    def gadgets(self) -> remote.Gadgets:
+        """Return the code that remote calls need; raises Refused where the target has none."""
+        if self._gadgets is None:
+            code = [m for m in self.mappings if "x" in m.protection and "r" in m.protection]
+            code = [m for m in code if m.path != "[vsyscall]" and m.end - m.start < _LARGEST_TEXT]
+            code.sort(key=lambda m: "libc" not in m.path)  # where they are, nearly always
+            found: list[tuple[int, bytes]] = []
+            for mapping in code:
+                found.append((mapping.start, self.read(mapping.start, mapping.end - mapping.start)))
+                self._gadgets = remote.find_gadgets(found)
+                if self._gadgets:
+                    break
+            else:
+                raise Refused(
+                    "the target has no `syscall; ret` and no signal return in its code",
+                    "programs without a C library or Go runtime can't be patched",
+                )
+        return self._gadgets
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return memory of the target; raises OSError where it isn't mapped, Gone."""
+        return self.memory.read(address, size)
+
+    def module_at(self, address: int) -> Module | None:
+        """Return the module that an address lies in."""
+        return next((m for m in self.modules if m.start <= address < m.end), None)
+
+    def symbolic(self, address: int) -> Symbolic | None:
+        """Return an address as function and offset, as well as symbols allow."""
+        for entry in self.patches:
+            for function in entry.record.functions:
+                gate, size = function.gate
+                if gate <= address < gate + size:
+                    return Symbolic("gate", function.name, address - gate)
+            for start, size in entry.record.regions:
+                if start <= address < start + size:
+                    return Symbolic(f"patch {entry.record.name}", f"{start:#x}", address - start)
+        module = self.module_at(address)
+        if module is None:
+            return None
+        symbol = module.elf.symbols.at(address - module.bias)
+        if symbol is None:
+            return Symbolic(module.name, f"{module.start:#x}", address - module.start)
+        return Symbolic(module.name, symbol.name, address - module.bias - symbol.value)

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The record of a patch, kept in the target itself.
+
+Each patch has one region of memory in the target, and where it also patches modules out of
+reach of that, a further region near each. A region begins with a header page or more: a mapping
+that /proc/PID/maps shows as `/memfd:hotpatch`. It holds the switch and, as JSON, everything that a
+later patcher needs to list the patch, revert it, finish it or remove it.
+
+What counts is not what a header says but what is: a patch is in force when its switch is set, and
+armed as long as an entry leads to its gate. `state` only tells how far its patcher meant to go.
+
+    offset  size  field
+    0       8     magic, "HOTPATCH"
+    8       4     format of this header, 1
+    12      4     state
+    16      4     switch: 0 old, 1 new
+    20      4     size of the JSON text
+    24      4     CRC-32 of the JSON text
+    32      8     time of the commit, ns since the epoch
+    64            JSON text
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from hotpatch.linux.memory import Memory
+from hotpatch.linux.procfs import Mapping
+
+MAGIC = b"HOTPATCH"
+FORMAT = 1
+NAME = "hotpatch"
+STATE_OFFSET, SWITCH_OFFSET, TIME_OFFSET = 12, 16, 32
+_HEADER = struct.Struct("<8sIIIIIIQ")
+_TEXT_OFFSET = 64
+
+STAGED, APPLIED, REVERTING = 1, 2, 3
+OFF, ON = 0, 1
+_LARGEST = 64 << 20
+
+
+class Write(NamedTuple):
+    """Bytes for an address."""
+
+    address: int
+    data: bytes
+
+
+class Function(NamedTuple):
+    """A replaced function as the ledger has it; all addresses are run-time addresses.
+
+    `old` is the entry, `new` the replacement and `code` the (address, size) ranges of its code;
+    `gate` is (address, size), `under` the gate of the patch below, 0 where the old path is the
+    original. `arm` and `disarm` are the writes that redirect the entry and restore it, for
+    which no thread may be strictly inside a (start, end) of `guarded`.
+    """
+
+    name: str
+    module: str
+    old: int
+    new: int
+    code: tuple[tuple[int, int], ...]
+    gate: tuple[int, int]
+    under: int
+    guarded: tuple[tuple[int, int], ...]
+    arm: tuple[Write, ...]
+    disarm: tuple[Write, ...]
+
+
+class Record(NamedTuple):
+    """What a header says of its patch.
+
+    `regions` are all (address, size) of the patch, the one with the record first; `code` are the
+    (address, size) ranges of code in its image; `fini` are its destructors, `call` and `stack`
+    where code and stack for running them are, 0 where there are none.
+    """
+
+    id: str
+    name: str
+    digest: str
+    regions: tuple[tuple[int, int], ...]
+    code: tuple[tuple[int, int], ...]
+    fini: tuple[int, ...]
+    call: int
+    stack: int
+    functions: tuple[Function, ...]
+
+
+class Entry(NamedTuple):
+    """A record found in a target, with the words beside it."""
+
+    address: int
+    state: int
+    switch: int
+    committed_ns: int
+    record: Record
+
+
+class Remnant(NamedTuple):
+    """A region of hotpatch's without a record that can be read: a patcher died writing it.
+
+    Its size is that of the whole region, from its name.
+    """
+
+    address: int
+    size: int
+
+
+def encode(record: Record) -> bytes:
+    """Return a header, switched off and staged, with its text."""
+    text = json.dumps(_plain(record), separators=(",", ":")).encode()
+    head = _HEADER.pack(MAGIC, FORMAT, STAGED, OFF, len(text), zlib.crc32(text), 0, 0)
+    return head.ljust(_TEXT_OFFSET, b"\0") + text
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.hex()
+    if hasattr(value, "_asdict"):
+        return {key: _plain(item) for key, item in value._asdict().items()}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def decode(address: int, data: bytes) -> Entry | None:
+    """Return what the header in `data`, found at `address`, holds; None for no whole one."""
+    if len(data) < _TEXT_OFFSET:
+        return None
+    magic, version, state, switch, size, crc, _, time = _HEADER.unpack_from(data)
+    text = data[_TEXT_OFFSET : _TEXT_OFFSET + size]
+    if magic != MAGIC or version != FORMAT or len(text) != size or zlib.crc32(text) != crc:
+        return None
+    return Entry(address, state, switch, time, _record(json.loads(text)))
+
+
+def _record(plain: dict[str, Any]) -> Record:
+    def pairs(values: Iterable[list[int]]) -> tuple[tuple[int, int], ...]:
+        return tuple((first, second) for first, second in values)
+
+    functions = tuple(
+        Function(
+            **{
+                **function,
+                "code": pairs(function["code"]),
+                "gate": tuple(function["gate"]),
+                "guarded": pairs(function["guarded"]),
+                "arm": _writes(function["arm"]),
+                "disarm": _writes(function["disarm"]),
+            }
+        )
+        for function in plain["functions"]
+    )
+    return Record(
+        plain["id"],
+        plain["name"],
+        plain["digest"],
+        pairs(plain["regions"]),
+        pairs(plain["code"]),
+        tuple(plain["fini"]),
+        plain["call"],
+        plain["stack"],
+        functions,
+    )
+
+
+def _writes(values: Iterable[dict[str, Any]]) -> tuple[Write, ...]:
+    return tuple(Write(value["address"], bytes.fromhex(value["data"])) for value in values)
+
+
+def find(mappings: Iterable[Mapping], memory: Memory) -> tuple[list[Entry], list[Remnant]]:
+    """Return the records in a process, oldest commit first, and regions without one."""
+    entries: list[Entry] = []
+    rest: list[Remnant] = []
+    for mapping in mappings:
+        if not is_ours(mapping):
+            continue
+        size = min(mapping.end - mapping.start, _LARGEST)
+        entry = decode(mapping.start, memory.read(mapping.start, size))
+        if entry is None:
+            rest.append(Remnant(mapping.start, _region_size(mapping)))
+        else:
+            entries.append(entry)
+    entries.sort(key=lambda entry: (entry.switch == OFF, entry.committed_ns))
+    patches = [entry for entry in entries if entry.record.regions[0][0] == entry.address]
+    claimed = {address for entry in patches for address, _ in entry.record.regions}
+    orphans = [Remnant(e.address, _size_of(e)) for e in entries if e.address not in claimed]
+    return patches, orphans + [remnant for remnant in rest if remnant.address not in claimed]
+
+
+def _size_of(entry: Entry) -> int:
+    return next(size for address, size in entry.record.regions if address == entry.address)
+
+
+def region_name(patch_id: str, size: int) -> str:
+    """Return the name of a region's header: whose it is, and how much belongs to it."""
+    return f"{NAME}-{patch_id[:16]}-{size:x}"
+
+
+def _region_size(mapping: Mapping) -> int:
+    size = mapping.path.removesuffix(" (deleted)").rpartition("-")[2]
+    return max(int(size, 16), mapping.end - mapping.start)
+
+
+def is_ours(mapping: Mapping) -> bool:
+    """Say whether a mapping is the header of a region of hotpatch's."""
+    return mapping.path.startswith(f"/memfd:{NAME}-") and mapping.offset == 0
