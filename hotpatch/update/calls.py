@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Code of the patch that runs at the commit and at a revert: resolvers, constructors, destructors.
+
+It runs in a borrowed thread, on a stack of its own, with signals blocked and all other threads
+held. A thread is borrowed for it only while it waits in a system call that is not one of the
+allocator's: a function that calls malloc must not find itself inside malloc. Another thread may
+still hold the lock it wants; it is then given up, its data made fresh, and tried at another moment.
+
+Death of the patcher here leaves the borrowed thread to finish the calls by itself and go home; the
+switch stays as it was. Code that crashes when nobody watches ends the target: that is not promised.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+from hotpatch.arch import syscalls
+from hotpatch.errors import RolledBack
+from hotpatch.linux import procfs
+from hotpatch.linux.remote import Borrowed, Crashed, Overdue
+from hotpatch.linux.threads import Hold, Thread
+from hotpatch.process.image import Process
+from hotpatch.quiescence.stacks import StackMap
+from hotpatch.update.borrow import suitable
+from hotpatch.update.moment import NotNow
+from hotpatch.update.plan import STACK_SIZE, Plan
+from hotpatch.update.session import Session
+
+_LIMIT_NS = 100_000_000
+_NOT_RUN = 0x746F6E2D6E757221
+_MOST = 4096 // 16
+
+
+def run(session: Session, hold: Hold, plan: Plan) -> None:
+    """Run what a plan wants run at the commit; raises NotNow, RolledBack."""
+    if not plan.calls:
+        return
+    process = session.process
+    place = plan.record.call, plan.record.stack
+    resolvers = [call for call in plan.calls if call.slot is not None]
+    others = [call.address for call in plan.calls if call.slot is None]
+    try:
+        values = run_each(
+            session, hold, place, [call.address for call in resolvers], "IFUNC resolver"
+        )
+        for call, value in zip(resolvers, values, strict=True):
+            assert call.slot is not None
+            process.memory.write(call.slot, struct.pack("<Q", value))
+        run_each(session, hold, place, others, "constructor")
+    except NotNow:
+        for write in plan.regions[0].contents:
+            process.memory.write(write.address, write.data)
+        raise
+
+
+def run_each(
+    session: Session, hold: Hold, place: tuple[int, int], functions: Sequence[int], kind: str
+) -> list[int]:
+    """Run functions of the patch; `place` has the call code and the stack. Return results."""
+    results: list[int] = []
+    for first in range(0, len(functions), _MOST):
+        results += _run_some(session, hold, place, functions[first : first + _MOST], kind)
+    return results
+
+
+def _run_some(
+    session: Session, hold: Hold, place: tuple[int, int], functions: Sequence[int], kind: str
+) -> list[int]:
+    process = session.process
+    call, stack = place
+    stacks = StackMap(process.pid, procfs.mappings(process.pid))
+    thread = suitable(session, hold, stacks, _waits)
+    if thread is None:
+        raise NotNow(f"no thread waits in a system call from which a {kind} could be run")
+    table = b"".join(struct.pack("<QQ", function, _NOT_RUN) for function in functions)
+    process.memory.write(stack, table)
+    with Borrowed(thread, process.memory, process.gadgets) as borrowed:
+        try:
+            borrowed.run(
+                call,
+                stack + STACK_SIZE,
+                _LIMIT_NS,
+                rbx=stack,
+                r12=len(functions),
+                r13=borrowed.way_home,
+            )
+        except Crashed as crash:
+            raise _crashed(process, crash, kind, stack, len(functions)) from None
+        except Overdue as overdue:
+            if overdue.registers.orig_rax == syscalls.FUTEX:
+                raise NotNow(f"a {kind} waits for a lock that a held thread has") from None
+            raise RolledBack(
+                f"a {kind} of the patch did not end within {_LIMIT_NS // 1_000_000} ms",
+                "it runs with all threads stopped: let it only initialise the patch's own data",
+            ) from None
+    return list(struct.unpack(f"<{2 * len(functions)}Q", process.read(stack, len(table))))[1::2]
+
+
+def _waits(thread: Thread) -> bool:
+    return thread.registers.syscall in syscalls.WAITING and thread.registers.result < 0
+
+
+def _crashed(process: Process, crash: Crashed, kind: str, table: int, count: int) -> RolledBack:
+    words = struct.unpack(f"<{2 * count}Q", process.read(table, 16 * count))
+    function = next((f for f, result in zip(words[::2], words[1::2], strict=True)
+                     if result == _NOT_RUN), 0)  # fmt: skip
+    where = process.symbolic(crash.registers.rip)
+    return RolledBack(
+        f"a {kind} of the patch ({function:#x}) got signal {crash.info.signal} at "
+        f"{crash.registers.rip:#x}{f' in {where}' if where else ''}",
+        "the target has its old code; mend the patch",
+    )

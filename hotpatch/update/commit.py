@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Arm and commit: the two steps that a running thread can notice.
+
+Arming redirects each entry to its gate, whose switch is off: it goes on in the old function, by
+way of the displaced instructions. An entry may be written at a moment when no thread is in the
+bytes, nor will return into them; each write is complete in itself, so death between two of
+them leaves some functions with a gate and some without, and all of them old.
+
+The commit is one aligned store of the switch. Before it all is old, after it all is new; there is
+no between in which a patcher could die.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Sequence
+from functools import partial
+
+from hotpatch.errors import HotpatchError
+from hotpatch.linux.threads import Hold
+from hotpatch.process import ledger
+from hotpatch.process.image import Process
+from hotpatch.quiescence.ranges import Range
+from hotpatch.update import calls
+from hotpatch.update.moment import at_quiescence
+from hotpatch.update.plan import Plan
+from hotpatch.update.session import Session
+
+_BATCH = 64  # entries checked for one stop
+_BUDGET_NS = 300_000  # what writing entries may add to a stop
+
+
+def arm(session: Session, functions: Sequence[ledger.Function]) -> None:
+    """Redirect the entries to their gates; raises Busy, Gone, Denied."""
+    _write_entries(session, "arm", functions)
+
+
+def disarm(session: Session, functions: Sequence[ledger.Function]) -> None:
+    """Restore the entries; the gates must be off. Raises Busy, Gone, Denied."""
+    _write_entries(session, "disarm", functions)
+
+
+def _write_entries(session: Session, phase: str, functions: Sequence[ledger.Function]) -> None:
+    """Write entries in as many short stops as it takes."""
+    done = 0
+    while done < len(functions):
+        batch = functions[done : done + _BATCH]
+        ranges = [Range(start, end, f.name) for f in batch for start, end in f.guarded]
+        action = partial(_write_some, session.process, phase, batch)
+        done += at_quiescence(session, phase, ranges, action)
+
+
+def _write_some(process: Process, phase: str, functions: Sequence[ledger.Function], _: Hold) -> int:
+    """Write entries until the time for one stop is used up; return how many."""
+    began = time.perf_counter_ns()
+    for count, function in enumerate(functions, 1):
+        for write in function.arm if phase == "arm" else function.disarm:
+            process.memory.write(write.address, write.data)
+        if time.perf_counter_ns() - began > _BUDGET_NS:
+            return count
+    return len(functions)
+
+
+def commit(session: Session, plan: Plan) -> None:
+    """Turn an armed patch from old to new; raises Busy, RolledBack, Gone, Denied."""
+    memory = session.process.memory
+    now = struct.pack("<Q", time.time_ns())
+    memory.write(plan.header + ledger.TIME_OFFSET, now)
+    switch = plan.header + ledger.SWITCH_OFFSET
+    on = struct.pack("<I", ledger.ON)
+
+    def act(hold: Hold) -> bool:
+        calls.run(session, hold, plan)
+        memory.write(switch, on)
+        return True
+
+    at_quiescence(session, "commit", plan.active, act)
+
+
+def settle(session: Session, plan: Plan) -> None:
+    """Read back what makes the patch applied, then say so in the ledger."""
+    process = session.process
+    wrong = [f.name for f in plan.functions if not is_armed(process, f)]
+    switch = process.read(plan.header + ledger.SWITCH_OFFSET, 4)
+    if wrong or switch != struct.pack("<I", ledger.ON):
+        raise HotpatchError(
+            f"after the commit the target reads back differently: {', '.join(wrong) or 'switch'}",
+            "something else writes to its code; do not rely on the patch",
+        )
+    process.memory.write(plan.header + ledger.STATE_OFFSET, struct.pack("<I", ledger.APPLIED))
+    header = process.read(plan.header, len(plan.regions[0].header))
+    entry = ledger.decode(plan.header, header)
+    if entry is None or (entry.state, entry.record.id) != (ledger.APPLIED, plan.id):
+        raise HotpatchError("the ledger reads back differently after the commit")
+
+
+def is_armed(process: Process, function: ledger.Function) -> bool:
+    """Say whether a function's entry leads to the gate of this patch."""
+    return _reads_as_after(process, function.arm)
+
+
+def is_untouched(process: Process, function: ledger.Function) -> bool:
+    """Say whether nothing of a function's redirection is there, not even a part."""
+    return _reads_as_after(process, function.disarm)
+
+
+def _reads_as_after(process: Process, writes: Sequence[ledger.Write]) -> bool:
+    """Say whether memory is as a sequence of writes leaves it, later ones over earlier ones."""
+    left: dict[int, int] = {}
+    for write in writes:
+        left.update(enumerate(write.data, write.address))
+    first = min(left)
+    if max(left) - first < len(left):  # all in one piece, as nearly always
+        return process.read(first, len(left)) == bytes(left[a] for a in sorted(left))
+    return all(process.read(address, 1)[0] == value for address, value in left.items())

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Doing something at a quiescent point.
+
+Every change of code that runs is made here: all threads stopped, their stacks scanned, and only
+when none is in the way the change is made, in the same stop. Otherwise they go on at once, and
+it is tried again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from hotpatch.arch import syscalls
+from hotpatch.errors import Blocker
+from hotpatch.linux import procfs
+from hotpatch.linux.restart import Look
+from hotpatch.linux.threads import Hold, Unstoppable
+from hotpatch.quiescence.ranges import Range, Ranges
+from hotpatch.quiescence.stacks import Hit, StackMap, scan
+from hotpatch.update.session import Session, no_time
+
+T = TypeVar("T")
+
+
+class NotNow(Exception):
+    """Raised by an action that has changed nothing and wants another moment."""
+
+    def __init__(self, reason: str) -> None:
+        """Keep why, for the message when there is no other moment."""
+        super().__init__(reason)
+        self.reason = reason
+
+
+def at_quiescence(
+    session: Session, phase: str, ranges: Iterable[Range], action: Callable[[Hold], T]
+) -> T:
+    """Run `action` with all threads stopped and none of them inside `ranges`.
+
+    Raises Busy, with the blocking threads, when there was no such moment until the timeout;
+    whatever `action` raises; Gone and Denied.
+    """
+    forbidden = Ranges(ranges)
+    tries = 0
+    while True:
+        tries += 1
+        session.attempts = max(session.attempts, tries)
+        result, obstacles = _attempt(session, phase, forbidden, action)
+        if not obstacles:
+            assert result is not None
+            return result[0]
+        names = tuple(sorted({blocker.function for blocker in obstacles}))
+        if not session.wait_before_retry(phase, tries, names):
+            raise no_time(_reason(obstacles), session, blockers=obstacles, attempts=tries)
+
+
+def _attempt(
+    session: Session, phase: str, forbidden: Ranges, action: Callable[[Hold], T]
+) -> tuple[tuple[T] | None, tuple[Blocker, ...]]:
+    """Try once; return the action's result, or what was in the way."""
+    process = session.process
+    looks = session.looks()
+    unstoppable = _in_vfork(session, looks)
+    if unstoppable:
+        return None, unstoppable
+    stacks = StackMap(process.pid, procfs.mappings(process.pid))
+    try:
+        with session.hold(phase, looks) as hold:
+            hits = scan(hold, process.memory, stacks, forbidden)
+            if not hits and session.too_long(hold):
+                return None, (Blocker(0, "--max-pause", (), ""),)
+            if not hits:
+                return (action(hold),), ()
+    except Unstoppable as error:
+        return None, (Blocker(error.tid, f"(state {error.state})", (), ""),)
+    except NotNow as error:
+        return None, (Blocker(0, error.reason, (), ""),)
+    return None, describe(session, forbidden, hits)
+
+
+def _in_vfork(session: Session, looks: dict[int, Look]) -> tuple[Blocker, ...]:
+    """Return the threads that can't be stopped as they wait for a child of vfork(2)."""
+    return tuple(
+        Blocker(tid, "(vfork)", (), "vfork")
+        for tid, seen in looks.items()
+        if syscalls.waits_for_vfork(seen.sleep.number, seen.sleep.arguments)
+        and procfs.state(session.process.pid, tid) == "D"
+    )
+
+
+def describe(session: Session, forbidden: Ranges, hits: list[Hit]) -> tuple[Blocker, ...]:
+    """Return each blocking thread with the function that blocks and what was found of it."""
+    found: dict[int, list[int]] = {}
+    for hit in hits:
+        found.setdefault(hit.tid, []).append(hit.address)
+    looks = session.looks()
+    blockers = []
+    for tid, addresses in found.items():
+        names = [r.function for a in addresses if (r := forbidden.find(a)) is not None]
+        frames = tuple(str(session.process.symbolic(a) or f"{a:#x}") for a in addresses)
+        call = syscalls.name(looks[tid].sleep.number) if tid in looks else "running"
+        blockers.append(Blocker(tid, names[0], frames, call))
+    return tuple(blockers)
+
+
+def _reason(blockers: tuple[Blocker, ...]) -> str:
+    first = blockers[0]
+    if first.function == "--max-pause":
+        return "no stop was short enough for --max-pause"
+    if not first.tid:
+        return first.function
+    if first.function.startswith("("):
+        return f"thread {first.tid} can't be stopped {first.function}"
+    functions = sorted({blocker.function for blocker in blockers})
+    return f"{len(blockers)} thread(s) stayed in {', '.join(functions[:5])}"

@@ -1,0 +1,376 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Plan: everything about an update that can be known before the target is touched.
+
+A plan is a value. What `check` prints is what `apply` does: it contains each byte that will be
+written and each range that must be quiet. Making one reads the target and changes nothing in it,
+so there is nothing here that the death of the patcher could leave behind.
+
+A region, as it will lie in the target:
+
+    header      r--   the ledger's record, with the switch
+    gates       r-x   one for each function of the modules near it; at first the staging code
+    call        r-x   what runs constructors; in the first region only
+    image       as the patch's segments say; in the first region only
+    stack       rw-   for constructors; in the first region only
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from hotpatch.arch import assembler
+from hotpatch.elf.symbols import Symbol
+from hotpatch.errors import HotpatchError, Refused
+from hotpatch.link.image import Call, LinkedImage, image_size, link
+from hotpatch.link.layout import Run, span
+from hotpatch.link.scope import find_replaced
+from hotpatch.patch.file import PatchFile
+from hotpatch.process import ledger
+from hotpatch.process.image import Process
+from hotpatch.process.modules import Module
+from hotpatch.process.space import REACH, find_space
+from hotpatch.quiescence.ranges import Range
+from hotpatch.redirect import entry as redirect
+from hotpatch.redirect.gate import GateCode, build_gates, gate_size
+from hotpatch.update import chain
+from hotpatch.update.neighbours import Neighbours
+
+PAGE = 4096
+STACK_SIZE = 256 << 10
+_PROT_READ, _PROT_RW = 1, 3
+
+
+class Region(NamedTuple):
+    """Memory to be mapped in the target: header, gates, and whatever `contents` writes.
+
+    Mapped readable and executable; `runs` are the pages that get another protection.
+    """
+
+    address: int
+    size: int
+    header_size: int
+    gates: int
+    header: bytes
+    contents: tuple[ledger.Write, ...]
+    runs: tuple[Run, ...]
+
+
+class Plan(NamedTuple):
+    """An update of one process by one patch, ready to be carried out."""
+
+    pid: int
+    id: str
+    name: str
+    path: str
+    functions: tuple[ledger.Function, ...]
+    regions: tuple[Region, ...]
+    active: tuple[Range, ...]
+    calls: tuple[Call, ...]
+    record: ledger.Record
+    warnings: tuple[str, ...]
+    replace: tuple[str, ...]
+    forced: bool
+
+    @property
+    def header(self) -> int:
+        """Return the address of the ledger's record."""
+        return self.regions[0].address
+
+
+class _Site(NamedTuple):
+    """A function to be replaced: where it is, how its entry is redirected, what it has been."""
+
+    name: str
+    qualified: str
+    module: Module
+    value: int
+    entry: redirect.Entry
+    under: tuple[ledger.Function, ...]
+    active: tuple[Range, ...]
+
+
+class _Place(NamedTuple):
+    """Where the parts of a region go; `size` is that of the whole. Addresses."""
+
+    start: int
+    gates: int
+    call: int
+    image: int
+    stack: int
+    end: int
+
+    def at(self, address: int) -> _Place:
+        """Return it moved from 0 to an address."""
+        return _Place(*(part + address for part in self))
+
+
+def make_plan(
+    process: Process, patch: PatchFile, force: bool = False, replace: tuple[str, ...] = ()
+) -> Plan:
+    """Plan the update of a process; raises Refused, with what doesn't fit and what to do.
+
+    `force` skips those refusals whose message says so; `replace` is what the patch was opened with.
+    """
+    _check(process, patch, force)
+    neighbours = Neighbours(process)
+    groups = _group(_sites(process, patch, neighbours))
+    places = _places(process, patch, groups)
+    main = places[0]
+    switch = main.start + ledger.SWITCH_OFFSET
+    bias = main.image - span(patch.elf).start
+    gates = [
+        build_gates([s.entry for s in g], p.gates, switch, [bias + s.value for s in g])
+        for g, p in zip(groups, places, strict=True)
+    ]
+    image = link(process, patch, main.image, _originals(groups, gates))
+    functions = tuple(
+        _function(patch, site, gate, bias)
+        for group, row in zip(groups, gates, strict=True)
+        for site, gate in zip(group, row, strict=True)
+    )
+    record = _record(patch, places, image, functions)
+    return Plan(
+        process.pid,
+        patch.id,
+        patch.name,
+        patch.path,
+        functions,
+        tuple(
+            _region(patch, record, place, row, image if place is main else None)
+            for place, row in zip(places, gates, strict=True)
+        ),
+        _active(groups, functions),
+        image.calls,
+        record,
+        (*image.warnings, *neighbours.warnings),
+        replace,
+        force,
+    )
+
+
+def _check(process: Process, patch: PatchFile, force: bool) -> None:
+    """Refuse what can be refused without looking at any function."""
+    if patch.trust and not force:
+        raise Refused(patch.trust, "whoever can write it can run code in the target; mend that, "
+                      "or use --force if you know the file", forceable=True)  # fmt: skip
+    for found in process.patches:
+        if found.record.id == patch.id and found.switch == ledger.ON:
+            raise Refused(
+                f"patch {patch.name} ({patch.id[:12]}) is applied already",
+                f"see `hotpatch list {process.pid}`",
+            )
+    for name, build_id in patch.build_ids:
+        _check_build_id(process, name, build_id.lower())
+
+
+def _check_build_id(process: Process, name: str | None, wanted: str) -> None:
+    for module in process.modules:
+        if module.program if name is None else name in (module.name, module.elf.soname):
+            found = (module.elf.build_id or b"").hex()
+            if found == wanted:
+                return
+            raise Refused(
+                f"{module.path} has build-id {found or 'none'}, the patch is for {wanted}",
+                "make the patch from the sources of the build that runs",
+            )
+    raise Refused(f"the patch is for {name}, which process {process.pid} has not loaded")
+
+
+def _sites(process: Process, patch: PatchFile, neighbours: Neighbours) -> list[_Site]:
+    """Find and decode the functions, in the order in which they lie in the target."""
+    found = [(find_replaced(process, patch, r), r) for r in patch.replacements]
+    found.sort(key=lambda pair: pair[0].address)
+    claimed: list[range] = []
+    sites = []
+    for definition, replacement in found:
+        module = process.module_at(definition.address)
+        assert module is not None
+        function = neighbours.function(module, definition.symbol)
+        under = chain.below(process, function.address)
+        if under:
+            entry = redirect.chained_entry(
+                function.name, function.address, function.code, under[-1].gate[0]
+            )
+        else:
+            neighbours.check_unchanged(module, function)
+            entry = redirect.plan_entry(function, claimed)
+            claimed += entry.claims
+        qualified = f"{replacement.file}:{replacement.name}"
+        sites.append(
+            _Site(
+                replacement.name,
+                qualified,
+                module,
+                replacement.value,
+                entry,
+                under,
+                _code_of(function, under),
+            )
+        )
+    return sites
+
+
+def _code_of(function: redirect.Function, under: tuple[ledger.Function, ...]) -> tuple[Range, ...]:
+    """Return the code that a call of the function may be in now: it must be quiet."""
+    stretches = [(function.address, function.end + chain.ends_in_call(function.code))]
+    stretches += [(part.address, part.end) for part in function.fragments]
+    for lower in under:
+        stretches += [(start, start + size) for start, size in (lower.gate, *lower.code)]
+    return tuple(Range(start, end, function.name) for start, end in stretches)
+
+
+def _group(sites: list[_Site]) -> list[list[_Site]]:
+    """Put the functions together that one region reaches; the largest group comes first."""
+    groups: list[list[_Site]] = []
+    for site in sites:
+        if groups and site.module.end - groups[-1][0].module.start < REACH:
+            groups[-1].append(site)
+        else:
+            groups.append([site])
+    return sorted(groups, key=len, reverse=True)
+
+
+def _places(process: Process, patch: PatchFile, groups: list[list[_Site]]) -> list[_Place]:
+    """Return where each region goes; raises Refused where one finds no room."""
+    taken: list[tuple[int, int]] = []
+    places = []
+    for group in groups:
+        place = _shape(patch, groups, group)
+        near = (min(s.module.start for s in group), max(s.module.end for s in group))
+        address = find_space(process.mappings, place.end, near, taken)
+        if address is None:
+            raise Refused(
+                f"there is no free address space of {place.end} bytes near {group[0].module.path}",
+                "its neighbourhood of 2 GB is full",
+            )
+        taken.append((address, address + place.end))
+        places.append(place.at(address))
+    return places
+
+
+def _shape(patch: PatchFile, groups: list[list[_Site]], group: list[_Site]) -> _Place:
+    """Return the parts of a region as if it were at address 0."""
+    first = group is groups[0]
+    gates = _up(_header_room(patch, groups), PAGE) if first else PAGE
+    gates_size = sum(gate_size(site.entry) for site in group)
+    call = _up(gates + max(gates_size, _STAGE_ROOM), 16)
+    if not first:
+        return _Place(0, gates, call, call, call, _up(call, PAGE))
+    image = _up(call + _CALL_ROOM, PAGE)
+    stack = image + _up(image_size(patch), PAGE)
+    return _Place(0, gates, call, image, stack, stack + STACK_SIZE)
+
+
+_STAGE_ROOM = 512  # trampolines/x86_64/stage.S and the name that it uses
+_CALL_ROOM = 128  # trampolines/x86_64/call.S
+
+
+def _header_room(patch: PatchFile, groups: list[list[_Site]]) -> int:
+    """Return an upper bound of the size of the ledger's record."""
+    sites = [site for group in groups for site in group]
+    names = sum(2 * len(site.name) + 2 * len(site.module.path) for site in sites)
+    return 2048 + 2 * len(patch.name) + names + 1024 * len(sites)
+
+
+def _up(value: int, alignment: int) -> int:
+    return -(-value // alignment) * alignment
+
+
+def _originals(groups: list[list[_Site]], gates: list[list[GateCode]]) -> dict[str, int]:
+    """Return the address of each function's old path, by name and by file and name."""
+    originals = {}
+    for group, row in zip(groups, gates, strict=True):
+        for site, gate in zip(group, row, strict=True):
+            originals[site.name] = originals[site.qualified] = gate.original
+    return originals
+
+
+def _function(patch: PatchFile, site: _Site, gate: GateCode, bias: int) -> ledger.Function:
+    writes = (site.entry.arm_writes(gate.address), site.entry.disarm_writes())
+    arm, disarm = (tuple(ledger.Write(*write) for write in part) for part in writes)
+    return ledger.Function(
+        site.name,
+        site.module.path,
+        site.entry.address,
+        bias + site.value,
+        tuple((bias + s.value, max(s.size, 1)) for s in _new_code(patch, site.value)),
+        (gate.address, len(gate.code)),
+        site.under[-1].gate[0] if site.under else 0,
+        tuple((r.start, r.stop) for r in site.entry.guarded),
+        arm,
+        disarm,
+    )
+
+
+def _new_code(patch: PatchFile, value: int) -> list[Symbol]:
+    """Return the symbols of the replacement at `value`: the function and its fragments."""
+    symbol = patch.elf.symbols.at(value)
+    return [symbol, *patch.elf.symbols.fragments(symbol)] if symbol else []
+
+
+def _record(
+    patch: PatchFile,
+    places: list[_Place],
+    image: LinkedImage,
+    functions: tuple[ledger.Function, ...],
+) -> ledger.Record:
+    return ledger.Record(
+        patch.id,
+        patch.name,
+        patch.digest,
+        tuple((place.start, place.end - place.start) for place in places),
+        tuple((run.address, run.size) for run in image.runs if run.prot & 4),
+        image.fini,
+        places[0].call,
+        places[0].stack,
+        functions,
+    )
+
+
+def _region(
+    patch: PatchFile,
+    record: ledger.Record,
+    place: _Place,
+    gates: list[GateCode],
+    image: LinkedImage | None,
+) -> Region:
+    contents = [ledger.Write(place.gates, b"".join(gate.code for gate in gates))]
+    runs: list[Run] = []
+    header = ledger.encode(record if image else record._replace(functions=()))
+    if image:
+        contents.append(ledger.Write(place.call, assembler.assemble("call.S", place.call).code))
+        contents.append(ledger.Write(image.base, image.content))
+        runs = [run for run in image.runs if run.prot != _PROT_READ | 4]
+        runs.append(Run(place.stack, STACK_SIZE, _PROT_RW))
+    if len(header) > place.gates - place.start:
+        raise HotpatchError(f"the ledger's record of {patch.name} has {len(header)} bytes")
+    return Region(
+        place.start,
+        place.end - place.start,
+        place.gates - place.start,
+        place.gates,
+        header,
+        tuple(contents),
+        tuple(_joined(runs)),
+    )
+
+
+def _joined(runs: list[Run]) -> list[Run]:
+    """Return the runs with neighbours of one protection as one."""
+    joined: list[Run] = []
+    for run in runs:
+        last = joined[-1] if joined else None
+        if last and last.address + last.size == run.address and last.prot == run.prot:
+            joined[-1] = Run(last.address, last.size + run.size, run.prot)
+        else:
+            joined.append(run)
+    return joined
+
+
+def _active(groups: list[list[_Site]], functions: tuple[ledger.Function, ...]) -> tuple[Range, ...]:
+    """Return all that must be quiet at the commit: old code, and the gates on the way to it."""
+    ranges = {r for group in groups for site in group for r in site.active}
+    for function in functions:
+        start, size = function.gate
+        ranges.add(Range(start, start + size, function.name))
+    return tuple(sorted(ranges))

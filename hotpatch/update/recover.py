@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Recover: what a dead patcher left is finished, or removed.
+
+Its switch decides. On: the commit has happened, and only the ledger may not say so yet. Off: the
+target runs its old code, through gates or not; the entries are restored and the memory is given
+back. Dying here again changes nothing of this.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from hotpatch.process import ledger
+from hotpatch.update import chain
+from hotpatch.update.commit import disarm, is_untouched
+from hotpatch.update.session import Session
+from hotpatch.update.unmap import present, unmap
+
+
+def recover(session: Session) -> None:
+    """Bring a target into one of the states that a living patcher leaves."""
+    process = session.process
+    for patch in process.patches:
+        if patch.switch == ledger.ON and patch.state != ledger.APPLIED:
+            applied = struct.pack("<I", ledger.APPLIED)
+            process.memory.write(patch.address + ledger.STATE_OFFSET, applied)
+            session.warnings.append(f"finished {patch.record.name}, whose patcher died")
+    remove_switched_off(session)
+    for remnant in process.remnants:
+        kept = unmap(session, [(remnant.address, remnant.size)], "an unfinished patch")
+        if kept:
+            session.warnings.append(kept)
+    process.refresh()
+
+
+def remove_switched_off(session: Session) -> None:
+    """Remove every patch that is off and that no other one leads through, newest first."""
+    process = session.process
+    for patch in reversed(process.patches):
+        if patch.switch == ledger.OFF and not chain.above(process, patch):
+            kept = remove(session, patch)
+            if kept:
+                session.warnings.append(kept)
+
+
+def remove(session: Session, patch: ledger.Entry) -> str | None:
+    """Disarm a patch that is off, and unmap it; return why it stays mapped, if it does."""
+    process = session.process
+    disarm(session, [f for f in patch.record.functions if not is_untouched(process, f)])
+    kept = unmap(session, present(session, patch.record.regions), patch.record.name)
+    process.refresh()
+    return kept

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One update of one process: its limits, and the account of its stops."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from hotpatch.errors import Busy, Denied
+from hotpatch.linux import access, procfs
+from hotpatch.linux.priority import undisturbed
+from hotpatch.linux.restart import Look, look
+from hotpatch.linux.threads import Hold
+from hotpatch.process.image import Process
+from hotpatch.update.result import FunctionChange, PatchName, Progress, Result, StopTime
+
+
+class Options(NamedTuple):
+    """Limits of an update: seconds to wait for quiescence, ms to hold the target at most."""
+
+    timeout: float = 10.0
+    max_pause_ms: float | None = None
+    on_progress: Callable[[Progress], None] | None = None
+
+
+class Session:
+    """An update in progress."""
+
+    def __init__(self, process: Process, options: Options) -> None:
+        """Begin the account of an update of `process`."""
+        self.process = process
+        self.options = options
+        self.warnings: list[str] = []
+        self.attempts = 0
+        self.threads = 0
+        self._stops: list[StopTime] = []
+        self._began = time.monotonic()
+        self._deadline = self._began + options.timeout
+
+    @property
+    def max_pause_ns(self) -> int | None:
+        """Return how long a stop may last, None for no limit."""
+        limit = self.options.max_pause_ms
+        return None if limit is None else int(limit * 1e6)
+
+    def looks(self) -> dict[int, Look]:
+        """Return what the threads sleep in now, without stopping them."""
+        return look(self.process.pid, procfs.threads(self.process.pid))
+
+    @contextlib.contextmanager
+    def hold(self, phase: str, looks: dict[int, Look], only: int | None = None) -> Iterator[Hold]:
+        """Stop the target, or one thread of it, invisibly; put the stop on the account."""
+        pid = self.process.pid
+        hold = Hold(pid, only, self.max_pause_ns)
+        try:
+            with undisturbed(), hold:
+                self.process.restarter.conceal(hold, looks)
+                self.threads = max(self.threads, len(hold.threads))
+                yield hold
+        except PermissionError as error:
+            if isinstance(error, Denied):
+                raise
+            raise access.why_denied(pid) from None
+        finally:
+            if hold.held_ns:
+                self._stops.append(StopTime(phase, max(1, hold.held_ns // 1000)))
+
+    def wait_before_retry(self, phase: str, tries: int, blockers: tuple[str, ...]) -> bool:
+        """Report, and pause before another try; return False when there is no time for one.
+
+        Tries get rarer, so that the target does not get slower: 1 ms apart at first, then a
+        tenth of the time waited so far.
+        """
+        self.process.check_alive()
+        now = time.monotonic()
+        if now >= self._deadline:
+            return False
+        if self.options.on_progress is not None:
+            self.options.on_progress(
+                Progress(phase, tries, now - self._began, self.options.timeout, blockers)
+            )
+        nap = min(0.1, max(0.001, (now - self._began) / 10))
+        time.sleep(min(nap, max(0.0, self._deadline - now)))
+        return True
+
+    def too_long(self, hold: Hold) -> bool:
+        """Say whether a stop can't end within --max-pause any more, were all let go now."""
+        limit = self.max_pause_ns
+        if limit is None or not hold.threads:
+            return False
+        first = min(thread.interrupted_ns for thread in hold.threads.values())
+        release_ns = 5_000 * len(hold.threads)
+        return time.perf_counter_ns() - first + release_ns > limit
+
+    def result(
+        self, status: str, patch: PatchName, functions: tuple[FunctionChange, ...]
+    ) -> Result:
+        """Return the outcome with all that was counted."""
+        return Result(
+            status,
+            self.process.pid,
+            patch,
+            functions,
+            self.threads,
+            self.attempts,
+            max((stop.us for stop in self._stops), default=0),
+            tuple(self._stops),
+            int((time.monotonic() - self._began) * 1000),
+            tuple(self.warnings),
+        )
+
+
+def no_time(reason: str, session: Session, **details: object) -> Busy:
+    """Return the error for an update that ran out of time."""
+    return Busy(
+        reason,
+        f"nothing was changed after {session.options.timeout:g} s; try again when the target is "
+        "less busy, or with a longer --timeout",
+        **details,  # type: ignore[arg-type]
+    )

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The library: a target to be looked at, patched and reverted, step by step or at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from hotpatch.errors import Refused
+from hotpatch.patch.file import PatchFile
+from hotpatch.process import ledger
+from hotpatch.process.image import Process
+from hotpatch.update import apply as applying
+from hotpatch.update import revert as reverting
+from hotpatch.update.plan import Plan, make_plan
+from hotpatch.update.result import Progress, Result
+from hotpatch.update.session import Options
+
+OnProgress = Callable[[Progress], None]
+
+
+class Target:
+    """A running process; a context manager.
+
+    All methods of one target have to be called from one thread, and raise the errors of
+    `hotpatch.errors`. Nothing is printed, no signal handler is set.
+    """
+
+    def __init__(self, pid: int) -> None:
+        """Open process `pid`; raises Gone, Denied or Refused."""
+        self._process = Process(pid)
+
+    def __enter__(self) -> Target:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let go of the process."""
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the process; its patches stay."""
+        self._process.close()
+
+    @property
+    def pid(self) -> int:
+        """Return the process id."""
+        return self._process.pid
+
+    def plan(self, path: str, replace: Sequence[str] = (), force: bool = False) -> Plan:
+        """Return what applying the patch at `path` would do; the target is not touched.
+
+        `replace` names functions ("old" or "old=new") of a shared object without a
+        manifest; `force` skips refusals that say they may be forced. Raises Refused.
+        """
+        self._process.refresh()
+        return make_plan(self._process, PatchFile.open(path, replace), force, tuple(replace))
+
+    def apply(
+        self,
+        plan: Plan | str,
+        timeout: float = 10.0,
+        max_pause_ms: float | None = None,
+        on_progress: OnProgress | None = None,
+        replace: Sequence[str] = (),
+        force: bool = False,
+    ) -> Result:
+        """Apply a patch, given as a plan or a path; return what was done, read back.
+
+        `timeout` is the seconds to wait for quiescence, `max_pause_ms` the longest that the target
+        may be held, `on_progress` is called between tries. A plan whose patch file has
+        changed since is Refused.
+        """
+        options = Options(timeout, max_pause_ms, on_progress)
+        self._process.refresh()
+        if isinstance(plan, str):
+            patch = PatchFile.open(plan, replace)
+        else:
+            patch = PatchFile.open(plan.path, plan.replace)
+            force = force or plan.forced
+            if patch.digest != plan.record.digest:
+                raise Refused(
+                    f"{plan.path} has changed since it was checked", "check it again, then apply it"
+                )
+        return applying.apply(self._process, patch, options, force)
+
+    def revert(
+        self,
+        patch_id: str | None = None,
+        timeout: float = 10.0,
+        max_pause_ms: float | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Result:
+        """Take out a patch, the newest where no id is given; return what was done, read back."""
+        self._process.refresh()
+        options = Options(timeout, max_pause_ms, on_progress)
+        return reverting.revert(self._process, patch_id, options)
+
+    def patches(self) -> list[ledger.Entry]:
+        """Return the records of patches in the process, the oldest first."""
+        self._process.refresh()
+        return self._process.patches
+
+
+def apply(
+    pid: int,
+    path: str,
+    timeout: float = 10.0,
+    max_pause_ms: float | None = None,
+    on_progress: OnProgress | None = None,
+    replace: Sequence[str] = (),
+    force: bool = False,
+) -> Result:
+    """Apply the patch at `path` to process `pid`; see Target.apply."""
+    with Target(pid) as target:
+        return target.apply(path, timeout, max_pause_ms, on_progress, replace, force)
+
+
+def check(pid: int, path: str, replace: Sequence[str] = (), force: bool = False) -> Plan:
+    """Return the plan of applying the patch at `path` to process `pid`; see Target.plan."""
+    with Target(pid) as target:
+        return target.plan(path, replace, force)
+
+
+def revert(
+    pid: int,
+    patch_id: str | None = None,
+    timeout: float = 10.0,
+    max_pause_ms: float | None = None,
+    on_progress: OnProgress | None = None,
+) -> Result:
+    """Take a patch out of process `pid`; see Target.revert."""
+    with Target(pid) as target:
+        return target.revert(patch_id, timeout, max_pause_ms, on_progress)
+
+
+def patches(pid: int) -> list[ledger.Entry]:
+    """Return the records of patches in process `pid`, the oldest first."""
+    with Target(pid) as target:
+        return target.patches()
