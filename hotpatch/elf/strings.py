@@ -75,6 +75,10 @@ class StringTable:
         """Return where the (not overlapping) matches of `pattern` begin."""
         return [match.start() for match in pattern.finditer(self._data)]
 
+    def start(self, offset: int) -> int:
+        """Return where the longest string begins that has the byte at `offset`."""
+        return self._data.rfind(b"\0", max(0, offset - LONGEST_NAME), offset) + 1
+
     def _endless(self, offset: int) -> Exception:
         what = "name without an end" if offset < len(self._data) else "name outside its table"
         return self._content.error(what, self._offset + offset)

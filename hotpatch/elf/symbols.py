@@ -26,6 +26,8 @@ from hotpatch.elf.versions import Versions
 _FRAGMENT = rb"(?:\.(?:cold|part|constprop|isra)(?:\.\d+)?)+\0"
 # What they append to a static's: one within a function (counter.0), one made unique by the linker.
 _NUMBER = rb"(?:\.lto_priv)?\.\d+\0"
+# clang puts the function before the static (compute.counter), and numbers what is there twice.
+_WITHIN = rb"(?:\.\d+)?\0"
 _RANK = {c.STT_FUNC: 0, c.STT_GNU_IFUNC: 0, c.STT_OBJECT: 0}
 
 
@@ -100,6 +102,15 @@ class SymbolSection:
     def rows_matching(self, pattern: re.Pattern[bytes]) -> list[int]:
         """Return the rows whose whole name, with its NUL, matches."""
         return self.columns.named(self.strings.matches(pattern))
+
+    def rows_ending(self, pattern: re.Pattern[bytes]) -> list[int]:
+        """Return the rows whose name, with its NUL, ends with a match behind something else."""
+        starts = (
+            offset
+            for end in self.strings.matches(pattern)
+            for offset in range(self.strings.start(end), end)
+        )
+        return self.columns.named(list(starts))
 
     def select(self, mask: Iterable[object]) -> list[Symbol]:
         """Return the symbols of the rows where `mask` is true: `self[row]` in bulk."""
@@ -214,14 +225,18 @@ class SymbolTable:
         """Return the symbols that the file needs from others."""
         return _merge([s.select(_undefined(s.columns)) for s in self._sections])
 
-    def numbered(self, name: str) -> list[Symbol]:
-        """Return the local symbols that are `name` with a number: NAME.N and NAME.lto_priv.N.
+    def decorated(self, name: str) -> list[Symbol]:
+        """Return the local symbols that a compiler made of the static `name` of the source.
 
-        So are called a static variable of a function, and a static in a program optimised as a
-        whole.
+        gcc calls a static variable of a function NAME.N, clang FUNCTION.NAME; a static in a program
+        optimised as a whole may be NAME.lto_priv.N.
         """
-        pattern = re.compile(re.escape(encode(name)) + _NUMBER)
-        found = [[s[row] for row in s.rows_matching(pattern)] for s in self._sections]
+        plain = re.escape(encode(name))
+        numbered, within = re.compile(plain + _NUMBER), re.compile(rb"\." + plain + _WITHIN)
+        found = [
+            [s[row] for row in {*s.rows_matching(numbered), *s.rows_ending(within)}]
+            for s in self._sections
+        ]
         return [symbol for symbol in _merge(found) if symbol.bind == c.STB_LOCAL]
 
     def fragments(self, symbol: Symbol) -> list[Symbol]:
