@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a patch says about itself: the records that `hotpatch.h` leaves in the shared object.
+
+Each declaration of the header is one `struct hotpatch_record` in the section `hotpatch_records`:
+a kind, the version of that kind's meaning, two strings and an address. In the file its
+pointers are relocations still to be done, and they are read as what the relocation will make of
+them. No symbol table is needed, so that a stripped patch has its manifest.
+
+A record of a kind or version that is not known here was made by a newer header, for something
+that this hotpatch would leave undone. Such a patch is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from struct import Struct
+from typing import TYPE_CHECKING, NamedTuple
+
+from hotpatch.arch.relocations import R_X86_64_64, R_X86_64_RELATIVE, relocation_name
+from hotpatch.elf import constants as elf_constants
+from hotpatch.errors import Refused
+
+if TYPE_CHECKING:
+    from hotpatch.elf.file import ElfFile
+    from hotpatch.elf.relocations import Relocation
+
+SECTION = "hotpatch_records"
+
+_RECORD = Struct("<IIQQQ")  # kind, version, name, extra, address
+_NAME, _EXTRA, _ADDRESS = 8, 16, 24  # offsets of the pointers
+_VERSION = 1
+_LONGEST_STRING = 4096
+
+REPLACE, STATIC, BUILD_ID, NAME, DESCRIPTION = range(1, 6)
+
+
+class Replacement(NamedTuple):
+    """A function of the target and what takes its place."""
+
+    name: str
+    """The function's name in the target."""
+    file: str | None
+    """The source file that defines it, for a static function whose name alone is not enough."""
+    value: int
+    """Virtual address of the new function in the patch."""
+    symbol: str
+    """Name of the new function in the patch's source."""
+
+
+class StaticReference(NamedTuple):
+    """The undefined symbol `alias` of the patch means the static `name` of `file` in the target."""
+
+    alias: str
+    file: str
+    name: str
+
+
+class Record(NamedTuple):
+    """A `struct hotpatch_record` with its strings read and its address a virtual one."""
+
+    kind: int
+    name: str | None
+    extra: str | None
+    address: int | None
+
+
+class Manifest(NamedTuple):
+    """Everything that the records of a patch say."""
+
+    replacements: tuple[Replacement, ...] = ()
+    statics: tuple[StaticReference, ...] = ()
+    build_ids: tuple[tuple[str | None, str], ...] = ()
+    name: str | None = None
+    description: str | None = None
+
+
+def read_manifest(elf: ElfFile) -> Manifest:
+    """Return the manifest in `elf`, empty where it has no records.
+
+    Raises `Refused` for records that are damaged or made for a newer hotpatch, and `ElfError`.
+    """
+    records = list(_records(elf))
+    return Manifest(
+        tuple(_replacement(record) for record in records if record.kind == REPLACE),
+        _static_references(records),
+        tuple(_build_id(record) for record in records if record.kind == BUILD_ID),
+        _text(records, NAME),
+        _text(records, DESCRIPTION),
+    )
+
+
+def records_range(elf: ElfFile) -> range:
+    """Return the virtual addresses of the records, empty where there are none."""
+    for section in elf.sections:
+        if section.name == SECTION:
+            return range(section.addr, section.addr + section.size)
+    return range(0)
+
+
+def _records(elf: ElfFile) -> Iterator[Record]:
+    place = records_range(elf)
+    if not place:
+        return
+    if len(place) % _RECORD.size:
+        raise _damaged(f"{len(place)} bytes are no whole number of records")
+    relocations = {r.offset: r for r in elf.relocations if r.offset in place}
+    content = elf.read(place.start, len(place))
+    for address, raw in zip(place[:: _RECORD.size], _RECORD.iter_unpack(content), strict=True):
+        yield _record(elf, relocations, address, raw)
+
+
+def _record(
+    elf: ElfFile, relocations: dict[int, Relocation], address: int, raw: tuple[int, ...]
+) -> Record:
+    kind, version, *pointers = raw
+    if kind not in range(REPLACE, DESCRIPTION + 1) or version != _VERSION:
+        raise Refused(
+            f"the patch was made for a newer hotpatch: its manifest has a record of "
+            f"kind {kind}, version {version}",
+            "upgrade hotpatch, or compile the patch with this version's hotpatch.h",
+        )
+    name, extra, function = (
+        _pointer(elf, relocations.get(address + offset), value)
+        for offset, value in zip((_NAME, _EXTRA, _ADDRESS), pointers, strict=True)
+    )
+    return Record(kind, _string(elf, name), _string(elf, extra), function)
+
+
+def _pointer(elf: ElfFile, relocation: Relocation | None, in_place: int) -> int | None:
+    """Return the virtual address that a pointer will hold, None for a null pointer."""
+    if relocation is None:
+        if in_place:
+            raise _damaged(f"a pointer to {in_place:#x} without a relocation")
+        return None
+    if relocation.type == R_X86_64_RELATIVE:
+        return in_place if relocation.addend is None else relocation.addend
+    if relocation.type != R_X86_64_64:
+        raise _damaged(f"a pointer with {relocation_name(relocation.type)}")
+    symbol = elf.dynamic_symbols[relocation.symbol_index]
+    if symbol.section == elf_constants.SHN_UNDEF:
+        raise Refused(
+            f"the patch says it replaces a function by `{symbol.name}`, which it does not define",
+            "define the function in the patch, or remove its HOTPATCH_REPLACE",
+        )
+    return symbol.value + (relocation.addend or 0)
+
+
+def _string(elf: ElfFile, address: int | None) -> str | None:
+    if address is None:
+        return None
+    for segment in elf.segments:
+        start = address - segment.vaddr
+        if segment.type == elf_constants.PT_LOAD and 0 <= start < segment.filesz:
+            raw = elf.read(address, min(_LONGEST_STRING, segment.filesz - start))
+            text, end, _ = raw.partition(b"\0")
+            return _decoded(text) if end else _unreadable(address)
+    return _unreadable(address)
+
+
+def _decoded(text: bytes) -> str:
+    try:
+        decoded = text.decode()
+    except UnicodeDecodeError:
+        raise _damaged(f"a string is not UTF-8: {text[:40]!r}") from None
+    if not decoded.isprintable():
+        raise _damaged(f"a string with control characters: {decoded[:40]!r}")
+    return decoded
+
+
+def _unreadable(address: int) -> str:
+    raise _damaged(f"no string at {address:#x}")
+
+
+def _damaged(what: str) -> Refused:
+    return Refused(f"the patch's manifest is damaged: {what}", "compile the patch anew")
+
+
+def _replacement(record: Record) -> Replacement:
+    name, _, symbol = (record.name or "").partition("=")
+    if not (name and symbol) or record.address is None:
+        raise _damaged(f"a replacement of {record.name!r} by {record.address}")
+    return Replacement(name, record.extra, record.address, symbol)
+
+
+def _static_references(records: list[Record]) -> tuple[StaticReference, ...]:
+    meanings: dict[str, StaticReference] = {}
+    for record in records:
+        if record.kind != STATIC:
+            continue
+        reference = _static_reference(record)
+        known = meanings.setdefault(reference.alias, reference)
+        if known != reference:
+            raise Refused(
+                f"`{reference.alias[len(ALIAS) :]}` is declared as the static `{known.name}` of "
+                f"{known.file} and as `{reference.name}` of {reference.file}",
+                "give one of them a name of its own with HOTPATCH_EXTERN_STATIC_AS",
+            )
+    return tuple(meanings.values())
+
+
+ALIAS = "__hotpatch_static_"
+"""What the header puts before the alias of a static to make its symbol."""
+
+
+def _static_reference(record: Record) -> StaticReference:
+    alias, _, name = (record.name or "").partition("=")
+    if not (alias and name and record.extra):
+        raise _damaged(f"a static {record.name!r} of file {record.extra!r}")
+    return StaticReference(ALIAS + alias, record.extra, name)
+
+
+def _build_id(record: Record) -> tuple[str | None, str]:
+    identifier = (record.extra or "").lower()
+    if not identifier or set(identifier) - set("0123456789abcdef"):
+        raise Refused(
+            f"the patch is made for the build-id {record.extra!r}, which is not hexadecimal",
+            "write it as `readelf -n` prints it",
+        )
+    return record.name or None, identifier
+
+
+def _text(records: list[Record], kind: int) -> str | None:
+    texts = [record.name for record in records if record.kind == kind]
+    return texts[-1] if texts else None
