@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Finding symbols of the target by name: global ones, static ones, those of its libraries.
+
+The dynamic linker knows only what a file exports. A patch is part of the program, so it sees
+what the program's own source sees: every global symbol, exported or not, and every static one
+whose name, with a source file where need be, says which is meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from typing import TYPE_CHECKING
+
+from hotpatch.elf import constants as c
+from hotpatch.errors import Refused
+from hotpatch.link.target import Definition, Module, Process
+
+if TYPE_CHECKING:
+    from hotpatch.elf.file import ElfFile
+    from hotpatch.elf.symbols import Symbol, SymbolTable
+    from hotpatch.patch.file import PatchFile
+    from hotpatch.patch.manifest import Replacement
+
+_KINDS = (c.STT_NOTYPE, c.STT_OBJECT, c.STT_FUNC, c.STT_COMMON, c.STT_TLS, c.STT_GNU_IFUNC)
+_CODE = (c.STT_FUNC, c.STT_GNU_IFUNC)
+
+
+def defined(symbol: Symbol) -> bool:
+    """Tell whether a symbol-table entry is a definition that can be bound to."""
+    return symbol.section not in (c.SHN_UNDEF, c.SHN_COMMON) and symbol.type in _KINDS
+
+
+def exported(module: Module, name: str, version: str | None = None) -> Symbol | None:
+    """Return what a reference to `name`, in that `version` if any, binds to in a module's .dynsym.
+
+    The exact version is preferred, then the default one (LSB, "Symbol Versioning").
+    """
+    found = [
+        symbol
+        for symbol in module.elf.dynamic_symbols.by_name(name)
+        if defined(symbol)
+        and symbol.bind != c.STB_LOCAL
+        and symbol.visibility in (c.STV_DEFAULT, c.STV_PROTECTED)
+    ]
+    if version is not None:
+        exact = [symbol for symbol in found if symbol.version == version]
+        found = exact or found
+    return _default(found)
+
+
+def _default(found: list[Symbol]) -> Symbol | None:
+    """Return the definition for references that name no version, else the first."""
+    for symbol in found:
+        if symbol.default_version:
+            return symbol
+    return found[0] if found else None
+
+
+def global_symbol(module: Module, name: str) -> Symbol | None:
+    """Return the global symbol of a module's source, exported or hidden."""
+    found = [
+        symbol
+        for table in symbol_tables(module)
+        for symbol in table.by_name(name)
+        if defined(symbol) and symbol.bind != c.STB_LOCAL
+    ]
+    return _default(found)
+
+
+def static_symbols(
+    module: Module, name: str, file: str | None = None, *, decorated: bool = False
+) -> list[Symbol]:
+    """Return a module's static functions and data called `name`, of source `file` if given.
+
+    With `decorated`, those whose name the compiler made of `name`, such as a function's own static.
+    """
+    for table in symbol_tables(module):
+        symbols = table.decorated(name) if decorated else table.by_name(name)
+        found = _of_file((s for s in symbols if s.bind == c.STB_LOCAL), file)
+        if found:
+            return found
+    return []
+
+
+def static_symbol(
+    module: Module, name: str, file: str | None, hint: str, *, decorated: bool = False
+) -> Symbol | None:
+    """Return the static `name` of a module; raises Refused, with `hint`, if there are several."""
+    found = static_symbols(module, name, file, decorated=decorated)
+    if len(found) > 1:
+        places = ", ".join(f"{s.file or 'an unknown file'} (`{s.name}`)" for s in found)
+        raise Refused(f"{module.path} has {len(found)} statics `{name}`: in {places}", hint)
+    return found[0] if found else None
+
+
+def _of_file(symbols: Iterable[Symbol], file: str | None) -> list[Symbol]:
+    """Return the definitions among `symbols`, one an address, which `file` has."""
+    found = {
+        symbol.value: symbol
+        for symbol in symbols
+        if defined(symbol) and (file is None or same_file(symbol.file, file))
+    }
+    typed = {value: s for value, s in found.items() if s.type != c.STT_NOTYPE}
+    return list((typed or found).values())
+
+
+def same_file(known: str | None, wanted: str) -> bool:
+    """Tell whether two names of a source file agree in as many directories as both have."""
+    if known is None:
+        return False
+    shared = list(zip(reversed(known.split("/")), reversed(wanted.split("/")), strict=False))
+    return all(one == other for one, other in shared)
+
+
+def symbol_tables(module: Module) -> list[SymbolTable]:
+    """Return a module's symbol table, and that of its separate debug file if it is stripped."""
+    if any(section.type == c.SHT_SYMTAB for section in module.elf.sections):
+        return [module.elf.symbols]
+    debug = _debug_file(module.path, module.elf)
+    return [module.elf.symbols, debug.symbols] if debug else [module.elf.symbols]
+
+
+@cache
+def _debug_file(path: str, elf: ElfFile) -> ElfFile | None:
+    from hotpatch.elf.debuglink import find_debug_file  # noqa: PLC0415
+    from hotpatch.elf.file import ElfFile  # noqa: PLC0415
+
+    found = find_debug_file(path, elf)
+    return ElfFile.open(found) if found else None
+
+
+def find_function(
+    modules: Iterable[Module], name: str, file: str | None = None
+) -> Definition | None:
+    """Return the function of the target that a patch calls `name`, static in `file` if given.
+
+    A global function is preferred to a static one, and the program to its libraries.
+    Raises `Refused` for a static name that occurs more than once.
+    """
+    modules = list(modules)
+    if file is None:
+        for module in modules:
+            symbol = global_symbol(module, name)
+            if symbol and _is_code(module, symbol):
+                return Definition(module, symbol)
+    hint = "say which is meant with HOTPATCH_REPLACE_STATIC(file, function)"
+    for decorated in (False, True):
+        for module in modules:
+            symbol = static_symbol(module, name, file, hint, decorated=decorated)
+            if symbol and _is_code(module, symbol):
+                return Definition(module, symbol)
+    return None
+
+
+def find_replaced(process: Process, patch: PatchFile, replacement: Replacement) -> Definition:
+    """Return the function of the target that `replacement` takes the place of.
+
+    Raises `Refused` where there is none, naming similar ones, or several.
+    """
+    modules = intended_modules(process, patch)
+    found = find_function(modules, replacement.name, replacement.file)
+    if found:
+        return found
+    where = f" in {replacement.file}" if replacement.file else ""
+    names = ", ".join(module.path for module in modules[:3])
+    more = f" and {len(modules) - 3} more" if len(modules) > 3 else ""
+    raise Refused(
+        f"the target has no function `{replacement.name}`{where} (looked in {names}{more})",
+        similar(modules, replacement.name)
+        or "a function that is inlined everywhere has no code of its own to replace; "
+        "a stripped program needs its separate debug file",
+    )
+
+
+def intended_modules(process: Process, patch: PatchFile) -> list[Module]:
+    """Return where a patch's functions are looked for: what it says it is made for, or all."""
+    named = {name for name, _ in patch.build_ids}
+    if not named or None in named:
+        return list(process.modules)
+    made_for = [module for module in process.modules if named & module_names(module)]
+    return made_for or list(process.modules)
+
+
+def module_names(module: Module) -> set[str | None]:
+    """Return the names that a module may be called by: its soname, and that of its file."""
+    file = module.path.removesuffix(" (deleted)").rpartition("/")[2]
+    return {name for name in (module.elf.soname, file, module.path) if name}
+
+
+def similar(modules: Iterable[Module], name: str) -> str:
+    """Return a hint that names symbols of nearly that name, "" if there are none."""
+    from difflib import get_close_matches  # noqa: PLC0415
+
+    names = {
+        symbol.name
+        for module in modules
+        for table in symbol_tables(module)
+        for symbol in table.functions()
+        if abs(len(symbol.name) - len(name)) <= 3
+    }
+    close = get_close_matches(name, sorted(names), n=3, cutoff=0.75)
+    return f"did you mean {' or '.join(f'`{match}`' for match in close)}?" if close else ""
+
+
+def _is_code(module: Module, symbol: Symbol) -> bool:
+    if symbol.type in _CODE:
+        return True
+    return symbol.type == c.STT_NOTYPE and any(
+        segment.type == c.PT_LOAD
+        and segment.flags & c.PF_X
+        and 0 <= symbol.value - segment.vaddr < segment.memsz
+        for segment in module.elf.segments
+    )
