@@ -36,12 +36,16 @@ void rewatch(int fd, uint32_t events)
         die("epoll_ctl mod");
 }
 
-/* Without it a connection that can't be accepted would stay pending, and epoll report it for ever. */
-static void turn_away(int listener)
+/* Without it a connection that can't be accepted would stay pending, and epoll report it for ever.
+   False: there was none; at the limit accept() says EMFILE before it looks. */
+static bool turn_away(int listener)
 {
     close(spare);
-    close(accept(listener, NULL, NULL));
+    int fd = accept(listener, NULL, NULL);
+    if (fd >= 0)
+        close(fd);
     spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    return fd >= 0;
 }
 
 static void accept_all(int listener)
@@ -50,9 +54,7 @@ static void accept_all(int listener)
         int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0)
             connection_open(fd);
-        else if (errno == EMFILE || errno == ENFILE)
-            turn_away(listener);
-        else if (errno != ECONNABORTED)
+        else if (errno == EMFILE ? !turn_away(listener) : errno != ECONNABORTED)
             return;
     }
 }
