@@ -11,6 +11,7 @@ Keystone takes `/* */` comments, labels, `.balign`, `.skip`, `.long` and `.quad`
 neither `endbr64` nor `notrack` (write `.byte`) and reads `;` as the end of a statement. Two
 of its ways are undone here, so that sources mean what they mean to GNU as: it takes a number
 without `0x` as hexadecimal, and `[rip + number]` as a displacement, not as an address.
+(`movabs reg, symbol` loads the address, what GNU as would write `offset symbol`.)
 
 Code that is needed a thousand times is a `Template`: assembled a few times to see which bytes
 depend on which symbol, then filled in without keystone (a microsecond instead of 50).
@@ -55,6 +56,17 @@ class Field(NamedTuple):
     addend: int
 
 
+class _RipOperand(NamedTuple):
+    """The operand `[rip + symbol]` of a statement of an assembly text."""
+
+    number: int
+    symbol: str
+
+    @property
+    def placeholder(self) -> int:
+        return _PLACEHOLDER + self.number
+
+
 class Template(NamedTuple):
     """Code with the symbols left open; `labels` are offsets into it."""
 
@@ -92,15 +104,16 @@ def assemble(name_or_text: str, address: int, **symbols: int) -> Code:
     text = _DECIMAL.sub(lambda number: hex(int(number[0])), text)
     labels = _LABEL.findall(text)
     text, operands = _hide_rip_operands(text, symbols)
-    names = labels + [end for end, _ in operands]
+    names = labels + [f"{edge}_{o.number}" for o in operands for edge in ("begin", "end")]
     settings = "".join(f".set {name}, {value:#x}\n" for name, value in symbols.items())
     table = "".join(f"\n.quad {name}" for name in names)
     data = _keystone(settings + text + table, address)
     size = len(data) - 8 * len(names)
     places = dict(zip(names, struct.unpack_from(f"<{len(names)}Q", data, size), strict=True))
     code = bytearray(data[:size])
-    for number, (end, symbol) in enumerate(operands):
-        _resolve(code, _PLACEHOLDER + number, places[end] - address, symbols[symbol] - places[end])
+    for operand in operands:
+        begin, end = places[f"begin_{operand.number}"], places[f"end_{operand.number}"]
+        _resolve(code, operand, range(begin - address, end - address), address, symbols)
     return Code(bytes(code), {name: places[name] for name in labels})
 
 
@@ -143,28 +156,32 @@ def _changed(one: bytes, other: bytes) -> list[int]:
     return [offset for offset, (a, b) in enumerate(zip(one, other, strict=True)) if a != b]
 
 
-def _hide_rip_operands(text: str, symbols: dict[str, int]) -> tuple[str, list[tuple[str, str]]]:
-    """Put placeholders for `[rip + symbol]` and a label behind each such statement."""
+def _hide_rip_operands(text: str, symbols: dict[str, int]) -> tuple[str, list[_RipOperand]]:
+    """Put placeholders for `[rip + symbol]`, and labels around each such statement."""
     lines: list[str] = []
-    operands: list[tuple[str, str]] = []
+    operands: list[_RipOperand] = []
     for line in text.splitlines():
         found = _RIP_OPERAND.search(line)
         if found is None or found[1] not in symbols:
             lines.append(line)
             continue
-        number, end = _PLACEHOLDER + len(operands), f"operand_end_{len(operands)}"
-        operands.append((end, found[1]))
-        lines += [_RIP_OPERAND.sub(f"[rip + {number:#x}]", line), f"{end}:"]
+        operand = _RipOperand(len(operands), found[1])
+        operands.append(operand)
+        hidden = _RIP_OPERAND.sub(f"[rip + {operand.placeholder:#x}]", line)
+        lines += [f"begin_{operand.number}:", hidden, f"end_{operand.number}:"]
     return "\n".join(lines), operands
 
 
-def _resolve(code: bytearray, placeholder: int, end: int, displacement: int) -> None:
-    # The displacement is among the last bytes of the instruction, before an immediate if any.
-    offset = code.rindex(struct.pack("<i", placeholder), 0, end)
+def _resolve(
+    code: bytearray, operand: _RipOperand, place: range, address: int, symbols: dict[str, int]
+) -> None:
+    """Put the displacement in the place of its placeholder; an immediate may follow it."""
+    placeholder = struct.pack("<i", operand.placeholder)
+    displacement = symbols[operand.symbol] - (address + place.stop)
     try:
-        struct.pack_into("<i", code, offset, displacement)
+        struct.pack_into("<i", code, code.index(placeholder, place.start, place.stop), displacement)
     except struct.error:
-        raise AssemblyError(f"an operand is out of reach by {displacement:#x}") from None
+        raise AssemblyError(f"{operand.symbol} is out of reach by {displacement:#x}") from None
 
 
 def _encode(value: int, size: int, signed: bool) -> bytes:

@@ -12,8 +12,8 @@ import struct
 from functools import cache
 from typing import Any, NamedTuple
 
-CALL, JUMP, BRANCH, LOOP, RETURN, TRAP, FAR, TRANSACTION, PLAIN = (
-    "call", "jump", "branch", "loop", "return", "trap", "far", "transaction", "plain",
+CALL, JUMP, BRANCH, LOOP, RETURN, TRAP, TRANSACTION, PLAIN = (
+    "call", "jump", "branch", "loop", "return", "trap", "transaction", "plain",
 )  # fmt: skip
 """How an instruction goes on: `branch` is a Jcc, `loop` a branch that has only an 8-bit form."""
 
@@ -40,8 +40,8 @@ _FLOW = {
     "ud2": TRAP,
     "hlt": TRAP,
     "int3": TRAP,
-    "lcall": FAR,
-    "ljmp": FAR,
+    "lcall": CALL,
+    "ljmp": JUMP,
     "xbegin": TRANSACTION,
 }
 
@@ -76,7 +76,7 @@ class Instruction(NamedTuple):
     @property
     def target(self) -> int | None:
         """Address that a direct jump, branch, loop, call or xbegin goes to."""
-        if self.operands[:1].isdigit() and self.flow not in (PLAIN, RETURN, TRAP, FAR):
+        if self.operands[:1].isdigit() and self.flow not in (PLAIN, RETURN, TRAP):
             return int(self.operands, 0)
         return None
 

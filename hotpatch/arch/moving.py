@@ -21,7 +21,6 @@ from hotpatch.arch.assembler import Template, template
 from hotpatch.arch.disassembler import (
     BRANCH,
     CALL,
-    FAR,
     JUMP,
     LOOP,
     PLAIN,
@@ -34,10 +33,10 @@ LITERAL_SIZE = 8
 """Size of the literal that a moved call keeps its return address in."""
 
 _COPY, _RIP = "copy", "rip"
-_OPERAND_SIZE_PREFIX = 0x66
-# ModRM of the FF group: reg 2 is CALL, reg 4 is JMP (SDM volume 2, table A-6).
-_GROUP_5 = 0xFF
-_REG_MASK, _REG_JUMP = 0x38, 4 << 3
+_OPERAND_SIZE = 0x66
+_PREFIXES = b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3" + bytes(range(0x40, 0x50))
+# ModRM of opcode FF: reg 2 is CALL, reg 3 far CALL, reg 4 is JMP (SDM volume 2, table A-6).
+_REG_MASK, _REG_CALL, _REG_JUMP = 7 << 3, 2 << 3, 4 << 3
 
 
 class Unmovable(ValueError):
@@ -68,8 +67,6 @@ def plan_move(instruction: Instruction) -> Move:
         raise Unmovable("is a breakpoint: a debugger or an uprobe is at work there")
     if flow == TRANSACTION:
         raise Unmovable("begins a transaction whose abort handler is relative to it")
-    if flow == FAR and "call" in instruction.mnemonic:
-        raise Unmovable("is a far call, whose return address would be the copy's")
     if instruction.target is not None:
         return _plan_direct(instruction, flow)
     if flow == CALL:
@@ -102,7 +99,7 @@ def encode_move(move: Move, address: int, target: int | None, literal: int) -> b
 
 def _plan_direct(instruction: Instruction, flow: str) -> Move:
     # AMD cuts rip to 16 bits where Intel ignores the prefix: no compiler emits it.
-    if instruction.data[0] == _OPERAND_SIZE_PREFIX:
+    if _OPERAND_SIZE in instruction.data[: _opcode(instruction)]:
         raise Unmovable("is a branch with an operand-size prefix")
     size = {
         JUMP: code.JUMP_SIZE,
@@ -116,8 +113,11 @@ def _plan_direct(instruction: Instruction, flow: str) -> Move:
 def _plan_indirect_call(instruction: Instruction) -> Move:
     if "sp" in instruction.operands:
         raise Unmovable("calls through the stack pointer, which the moved call has changed")
-    if _OPERAND_SIZE_PREFIX in instruction.data[: instruction.data.index(_GROUP_5)]:
+    opcode = _opcode(instruction)
+    if _OPERAND_SIZE in instruction.data[:opcode]:
         raise Unmovable("is a call with an operand-size prefix")
+    if instruction.data[opcode + 1] & _REG_MASK != _REG_CALL:
+        raise Unmovable("is a far call")
     _operand_kind(instruction)
     return Move(instruction, CALL, len(_push().code) + len(instruction.data))
 
@@ -133,7 +133,7 @@ def _call_as_jump(instruction: Instruction, address: int, target: int | None) ->
     if target is not None:
         return code.jump(address, target)
     data = bytearray(instruction.data)
-    modrm = data.index(_GROUP_5) + 1
+    modrm = _opcode(instruction) + 1
     data[modrm] = data[modrm] & ~_REG_MASK | _REG_JUMP
     return _with_displacement(instruction, bytes(data), address)
 
@@ -145,6 +145,11 @@ def _with_displacement(instruction: Instruction, data: bytes, address: int) -> b
     displacement = operand.address - (address + len(data))
     encoded = displacement.to_bytes(4, "little", signed=True)
     return data[: operand.offset] + encoded + data[operand.offset + 4 :]
+
+
+def _opcode(instruction: Instruction) -> int:
+    """Return the offset of the opcode of a branch, which is none of the prefixes."""
+    return len(instruction.data) - len(instruction.data.lstrip(_PREFIXES))
 
 
 def _condition(data: bytes) -> int:
