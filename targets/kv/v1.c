@@ -57,7 +57,8 @@ static PATCHABLE void cmd_incr(const struct command *command, struct reply *repl
     char text[32];
     long long by = *command->rest ? atoll(command->rest) : 1;
     struct slot slot = slot_lock(command->key);
-    long long sum = (*slot.link ? atoll((*slot.link)->value) : 0) + by;
+    long long sum = *slot.link ? atoll((*slot.link)->value) : 0;
+    __builtin_add_overflow(sum, by, &sum); /* wraps around */
     snprintf(text, sizeof(text), "%lld", sum);
     bool stored = slot_put(slot, command->key, text);
     slot_unlock(slot);
