@@ -14,7 +14,7 @@
  * "enter" sends the thread in and replies when it is there; "leave" lets it out and replies when it
  * has returned (endless, entry and busy are in at once; only entry and busy can be left).
  *
- * {"inside":1,"entered":1,"returned":0,"result":0,"progress":[...],"answers":[...],"answer":1}
+ * {"inside":1,"entered":1,"returned":0,"result":0,"tids":[...],"progress":[...],"answers":[...],"answer":1}
  * result: of the last compute() that returned: 1, and 2 when patched. progress: of a thread that is
  * never inside.
  */

@@ -3,7 +3,7 @@
  * mallocs [THREADS]: 8 threads that do nothing but malloc, realloc and free, and check what they
  * stored. Whoever borrows one of them is likely to find it holding malloc's locks.
  *
- * {"progress":[...],"answers":[...],"answer":1,"corrupted":0}
+ * {"tids":[...],"progress":[...],"answers":[...],"answer":1,"corrupted":0}
  */
 #include "program.h"
 

@@ -4,7 +4,7 @@
  * random order, and check that all change together: each thread counts how often the version it
  * sees changes from one call to the next. A commit changes it once.
  *
- * {"old":960,"new":40,"switches":[1,1],"wrong":0,"progress":[...],"answers":[...],"answer":1}
+ * {"old":960,"new":40,"switches":[1,1],"wrong":0,"tids":[...],"progress":[...],"answers":[...],"answer":1}
  * old, new: of the first COUNT, called now, one after the other; "versions" is the same by version.
  * wrong: results that no version has.
  */

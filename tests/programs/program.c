@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -53,6 +54,8 @@ void start_thread(thread_body *body, void *argument)
 
 void work_done(struct worker *worker)
 {
+    if (!worker->tid)
+        worker->tid = syscall(SYS_gettid);
     worker->answer = answer();
     worker->progress++;
 }
@@ -67,7 +70,10 @@ void report_longs(FILE *out, const char *name, const atomic_long *values, int co
 
 void report_workers(FILE *out, struct worker *workers, int count)
 {
-    fprintf(out, "\"progress\":[");
+    fprintf(out, "\"tids\":[");
+    for (int i = 0; i < count; i++)
+        fprintf(out, "%s%d", i ? "," : "", workers[i].tid);
+    fprintf(out, "],\"progress\":[");
     for (int i = 0; i < count; i++)
         fprintf(out, "%s%ld", i ? "," : "", workers[i].progress);
     fprintf(out, "],\"answers\":[");

@@ -28,6 +28,7 @@ int answer(void);
 
 struct worker {
     int index;
+    atomic_int tid; /* from its first round on */
     atomic_long progress;
     atomic_int answer; /* what answer() said last */
 };

@@ -8,7 +8,7 @@
  *   xsave, xsave-asleep       x87, MXCSR, xmm, ymm, zmm, k0-7: every XSAVE component the CPU has
  *   context                   signal mask, alternate stack, errno, fs and gs base, rseq area, ...
  *
- * {"kinds":[...],"progress":[...],"answers":[...],"answer":1,"mismatches":0,"detail":null,
+ * {"kinds":[...],"tids":[...],"progress":[...],"answers":[...],"answer":1,"mismatches":0,"detail":null,
  *  "xsave_components":231}
  */
 #define _GNU_SOURCE

@@ -4,7 +4,7 @@
  * SIGCHLDs merge, so a lost one shows as children that nobody reaps.
  *
  * {"forked":900,"reaped":900,"signals":850,"unreaped":0,"wrong_status":0,
- *  "progress":[...],"answers":[...],"answer":1}
+ *  "tids":[...],"progress":[...],"answers":[...],"answer":1}
  */
 #define _GNU_SOURCE
 #include "program.h"

@@ -5,7 +5,7 @@
  * (stripped, with its debug file beside it), simple-dynsym (stripped, its functions only in
  * .dynsym).
  *
- * {"whisper":1,"loudness":7,"progress":[...],"answers":[...],"answer":1}
+ * {"whisper":1,"loudness":7,"tids":[...],"progress":[...],"answers":[...],"answer":1}
  */
 #define _GNU_SOURCE
 #include "program.h"

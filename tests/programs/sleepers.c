@@ -8,7 +8,7 @@
  *
  * {"calls":[{"call":"epoll_wait","loops":9,"eintr":0,"early_us":0,"late_us_max":80,"wrong":0,
  *            "errno":0,"timed":true,"coarse":false,"endless":false,"tid":5}, ...],
- *  "progress":[...],"answers":[...],"answer":1}
+ *  "tids":[...],"progress":[...],"answers":[...],"answer":1}
  * A coarse call counts its timeout in ticks of the kernel, of up to 10 ms: it may be that late.
  * "progress" is that of the thread that calls answer() all the time. An endless call (pause) has
  * no loops: it returns only if something is wrong.

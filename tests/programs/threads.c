@@ -4,7 +4,7 @@
  * (100), in nanosleep, poll, futex and epoll_wait by turns (or in those named), each with 16 KiB of
  * stack in use. Early and interrupted sleeps are counted.
  *
- * {"progress":[...],"answers":[...],"answer":1,"eintr":0,"early":0,"stale":0}
+ * {"tids":[...],"progress":[...],"answers":[...],"answer":1,"eintr":0,"early":0,"stale":0}
  * stale: threads whose last answer differs from what answer() says now.
  */
 #define _GNU_SOURCE
