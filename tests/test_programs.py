@@ -227,7 +227,7 @@ def test_killat_kills_before_or_after_the_call() -> None:
 def test_killat_follows_children_and_threads() -> None:
     alone = killed_at("0", "sh", "-c", "exec true", status=0)["calls"]
     with_child = ("sh", "-c", "/bin/true; /bin/true; exec true")
-    assert killed_at("0", *with_child, status=0)["calls"] > 2 * alone
+    assert killed_at("0", *with_child, status=0)["calls"] > alone + 40
     assert killed_at(str(alone + 20), *with_child, status=137)["killed_at"]
 
 

@@ -75,7 +75,7 @@ class Registers(ctypes.Structure):
     @property
     def result(self) -> int:
         """Return `rax` as the signed result of a system call."""
-        return self.rax - (1 << 64) if self.rax >> 63 else self.rax
+        return signed(self.rax)
 
 
 SIZE = ctypes.sizeof(Registers)
@@ -85,6 +85,11 @@ NO_SYSCALL = (1 << 64) - 1
 def unsigned(value: int) -> int:
     """Return a signed number as the 64-bit word that a register holds."""
     return value & NO_SYSCALL
+
+
+def signed(value: int) -> int:
+    """Return the word that a register holds as a signed number."""
+    return value - (1 << 64) if value >> 63 else value
 
 
 def resumed_by_hand(registers: Registers) -> Registers:

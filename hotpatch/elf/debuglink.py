@@ -9,6 +9,7 @@ it and under /usr/lib/debug, where the CRC must fit.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 
 from hotpatch.elf.file import ElfError, ElfFile
@@ -20,7 +21,8 @@ def find_debug_file(path: str, elf: ElfFile, root: str = "/") -> str | None:
     """Return the path of the debug file of `elf`, or None.
 
     `path` is where the program lies as its process sees it; `root` is the root directory of that
-    process (`/proc/PID/root`), and the path returned begins with it.
+    process (`/proc/PID/root`), and the path returned begins with it. Raises ElfError where
+    `elf` itself is damaged.
     """
     for candidate in _by_build_id(elf, root):
         if _has_build_id(candidate, elf.build_id):
@@ -78,12 +80,17 @@ def _below(root: str, path: str) -> str:
 def _crc(path: str) -> int | None:
     import zlib  # noqa: PLC0415 - only stripped programs need it
 
-    crc = 0
     try:
+        # O_NONBLOCK: opening a FIFO must not wait for a writer.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return None
-    with open(fd, "rb") as file:
-        while block := file.read(1 << 20):
+    try:
+        crc = 0 if stat.S_ISREG(os.fstat(fd).st_mode) else None
+        while crc is not None and (block := os.read(fd, 1 << 20)):
             crc = zlib.crc32(block, crc)
-    return crc
+        return crc
+    except OSError:
+        return None
+    finally:
+        os.close(fd)

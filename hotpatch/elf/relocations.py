@@ -21,6 +21,7 @@ from hotpatch.elf.header import Section
 
 _RELA_SIZE = 24
 _RELR = Struct("<Q")
+_ENTRY_SIZES = ((c.DT_RELAENT, _RELA_SIZE), (c.DT_RELRENT, _RELR.size))
 
 
 class Relocation(NamedTuple):
@@ -39,6 +40,10 @@ def dynamic_relocations(dynamic: Dynamic) -> list[Relocation]:
     """Return all relocations that the dynamic section lists, RELR first as the loader does."""
     if dynamic.value(c.DT_REL) or dynamic.value(c.DT_PLTREL, c.DT_RELA) != c.DT_RELA:
         raise dynamic.image.content.error("relocations without addends, which x86-64 has not")
+    for tag, size in _ENTRY_SIZES:
+        if dynamic.value(tag, size) != size:
+            what = f"relocation entries of {dynamic.value(tag)} bytes, not {size}"
+            raise dynamic.image.content.error(what)
     found = _relr(dynamic)
     for start, size in _tables(dynamic):
         offset = dynamic.image.offset(start, size, "relocation table")

@@ -234,7 +234,7 @@ class SymbolTable:
         plain = re.escape(encode(name))
         numbered, within = re.compile(plain + _NUMBER), re.compile(rb"\." + plain + _WITHIN)
         found = [
-            [s[row] for row in {*s.rows_matching(numbered), *s.rows_ending(within)}]
+            [s[row] for row in sorted({*s.rows_matching(numbered), *s.rows_ending(within)})]
             for s in self._sections
         ]
         return [symbol for symbol in _merge(found) if symbol.bind == c.STB_LOCAL]

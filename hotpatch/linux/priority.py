@@ -17,7 +17,11 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Run the calling thread with real-time priority where allowed, unsignalled, uncollected."""
+    """Run the calling thread with real-time priority where allowed, unsignalled, uncollected.
+
+    The SIGCHLDs of tracees are taken by `threads.wait`. One may have been that of another child, so
+    a caller that listens for them is sent one at the end.
+    """
     collecting = gc.isenabled()
     gc.disable()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -26,6 +30,8 @@ def undisturbed() -> Iterator[None]:
         yield
     finally:
         restore()
+        if signal.getsignal(signal.SIGCHLD) not in (signal.SIG_DFL, signal.SIG_IGN):
+            os.kill(os.getpid(), signal.SIGCHLD)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if collecting:
             gc.enable()

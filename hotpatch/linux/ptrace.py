@@ -163,9 +163,10 @@ def seccomp_filter(tid: int, index: int) -> bytes | None:
 
     Raises PermissionError without CAP_SYS_ADMIN in the initial user namespace.
     """
-    buffer = ctypes.create_string_buffer(8 * 4096)  # BPF_MAXINSNS
     try:
-        count = request(SECCOMP_GET_FILTER, tid, index, ctypes.addressof(buffer))
+        count = request(SECCOMP_GET_FILTER, tid, index)
+        buffer = ctypes.create_string_buffer(8 * count)
+        request(SECCOMP_GET_FILTER, tid, index, ctypes.addressof(buffer))
     except FileNotFoundError:
         return None
     return buffer.raw[: 8 * count]

@@ -15,16 +15,18 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from hotpatch.arch import registers as arch
-from hotpatch.arch import sigframe, syscalls
+from hotpatch.arch import sigframe
 from hotpatch.arch.registers import Registers
-from hotpatch.errors import Gone
-from hotpatch.linux import ptrace
+from hotpatch.errors import Gone, HotpatchError
+from hotpatch.linux import procfs, ptrace
 from hotpatch.linux.memory import Memory
 from hotpatch.linux.threads import Thread, wait
 
 _BLOCK_ALL = (1 << 64) - 1
 _DIRECTION_FLAG = 1 << 10
 _LIMIT_NS = 2_000_000_000
+_FIRST_NAP_NS = 30_000  # about what mapping a region takes
+_LONGEST_NAP_NS = 1_000_000
 _FAULTS = {4, 5, 6, 7, 8, 11, 31}  # SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV, SIGSYS
 
 
@@ -37,6 +39,14 @@ class Gadgets(NamedTuple):
 
     syscall_return: int
     restorer: int
+
+
+class Program(NamedTuple):
+    """Code in the target for a borrowed thread: where it starts, and where home.S sleeps."""
+
+    start: int
+    asleep: int
+    uses_fpu: bool
 
 
 class Crashed(Exception):
@@ -90,7 +100,7 @@ class Borrowed:
 
     @property
     def way_home(self) -> int:
-        """Return what rsp has to be when code executes rt_sigreturn: behind the return address."""
+        """Return what rsp has to be at rt_sigreturn: the address behind the return address."""
         return self._frame + 8
 
     def syscall(self, number: int, *arguments: int) -> int:
@@ -102,41 +112,68 @@ class Borrowed:
         self._send(registers)
         self._next_syscall_stop(_LIMIT_NS)
         self._next_syscall_stop(_LIMIT_NS)
-        after = Registers()
-        ptrace.get_registers(self._thread.tid, after)
-        return after.result
+        return self._current().result
 
     def run(
         self,
-        address: int,
+        program: Program,
         stack: int | None = None,
         limit_ns: int = _LIMIT_NS,
         **arguments: int,
     ) -> Registers:
-        """Run code that ends by executing rt_sigreturn with rsp at `way_home`.
+        """Run a program that ends in trampolines/x86_64/home.S; return its registers at the end.
 
         `stack` is its stack pointer, the way home if none is given; `arguments` are values for
-        registers. Returns the registers at the end. Raises Crashed and Overdue; the thread is then
-        still to be given back, which takes it out of the code.
+        registers. Raises Crashed and Overdue; the thread is then still to be given back, which
+        takes it out of the code.
         """
-        self._used_fpu = True
-        registers = self._away(address, self.way_home if stack is None else stack)
+        registers = self._away(program.start, self.way_home if stack is None else stack)
+        registers.r13 = self.way_home
         for name, value in arguments.items():
             setattr(registers, name, value)
+        self._used_fpu = program.uses_fpu
         self._send(registers)
-        deadline = time.perf_counter_ns() + limit_ns
-        while True:
-            self._next_syscall_stop(deadline - time.perf_counter_ns())  # entry
-            ptrace.get_registers(self._thread.tid, registers)
-            if registers.orig_rax == syscalls.RT_SIGRETURN:
-                self._skip_syscall(registers.copy())
-                return registers
-            self._next_syscall_stop(deadline - time.perf_counter_ns())  # exit
+        self._await_cue(program, time.perf_counter_ns() + limit_ns)
+        ptrace.get_registers(self._thread.tid, registers)
+        if registers.rip != program.asleep:  # it got tired of waiting for us, and is home
+            self._sent = False
+            raise Overdue(registers)
+        return registers
 
-    def _skip_syscall(self, registers: Registers) -> None:
-        registers.orig_rax = arch.NO_SYSCALL
-        ptrace.set_registers(self._thread.tid, registers)
-        self._next_syscall_stop(_LIMIT_NS)
+    def _await_cue(self, program: Program, deadline: int) -> None:
+        """Let the thread run until it sleeps at its cue, then stop it there."""
+        tid, signal, nap = self._thread.tid, 0, _FIRST_NAP_NS
+        ptrace.request(ptrace.CONT, tid)
+        while True:
+            now = time.perf_counter_ns()
+            if now > deadline:
+                self._interrupt()
+                raise Overdue(self._current())
+            stop = wait(tid, now + nap)
+            if stop is None:
+                asleep = procfs.sleep(self._memory.pid, tid)
+                if asleep is not None and asleep.rip == program.asleep:
+                    self._interrupt()
+                    return
+                nap = min(2 * nap, _LONGEST_NAP_NS)
+                continue
+            signal = self._passed_on(stop)
+            ptrace.request(ptrace.CONT, tid, None, signal)
+
+    def _current(self) -> Registers:
+        registers = Registers()
+        ptrace.get_registers(self._thread.tid, registers)
+        return registers
+
+    def _passed_on(self, stop: ptrace.Stop) -> int:
+        """Return the signal to go on with after a stop that isn't ours; raises Crashed, Gone."""
+        if stop.kind == "ended":
+            raise Gone("the process ended while a thread of it was borrowed")
+        if stop.kind != "signal":
+            return 0
+        if stop.signal in _FAULTS:
+            self._raise_if_fault()
+        return stop.signal
 
     def _away(self, rip: int, rsp: int) -> Registers:
         registers = self._thread.registers.copy()
@@ -162,34 +199,29 @@ class Borrowed:
             except ProcessLookupError:
                 stop = ptrace.ENDED
             if stop is None:
-                self._interrupt()
-                registers = Registers()
-                ptrace.get_registers(self._thread.tid, registers)
-                raise Overdue(registers)
-            if stop.kind == "ended":
-                raise Gone("the process ended while a thread of it was borrowed")
+                raise HotpatchError(
+                    f"a system call in the target did not end in {limit_ns // 10**9} s",
+                    "the target is unchanged; look at what keeps it (memory cgroup, swapping)",
+                )
             if stop.kind == "syscall":
                 return
-            signal = stop.signal if stop.kind == "signal" else 0
-            if signal in _FAULTS:
-                self._raise_if_fault()
+            signal = self._passed_on(stop)
 
     def _raise_if_fault(self) -> None:
         """Tell a fault of the code that runs from a signal that somebody sent."""
         info = ptrace.get_siginfo(self._thread.tid)
         if info.code > 0 or info.signal == 6:
-            registers = Registers()
-            ptrace.get_registers(self._thread.tid, registers)
-            raise Crashed(info, registers)
+            raise Crashed(info, self._current())
 
     def _interrupt(self) -> None:
         """Stop code that has run too long, wherever it is."""
         ptrace.request(ptrace.INTERRUPT, self._thread.tid)
         while True:
-            stop = wait(self._thread.tid, None)
-            if stop is None or stop.kind in ("event", "ended"):
+            stop = wait(self._thread.tid, time.perf_counter_ns() + _LIMIT_NS)
+            if stop is not None and stop.kind in ("event", "ended"):
                 return
-            ptrace.request(ptrace.CONT, self._thread.tid)
+            if stop is not None:
+                ptrace.request(ptrace.CONT, self._thread.tid)
 
     def give_back(self) -> None:
         """Put the thread's own state back; the stop it is in then ends as any other.

@@ -9,12 +9,14 @@ those of net/core/filter.c, as far as seccomp_check_filter lets them pass).
 
 from __future__ import annotations
 
+import errno
 import struct
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from hotpatch.errors import Denied
 from hotpatch.linux import procfs, ptrace
+from hotpatch.linux.threads import Thread
 
 _AUDIT_ARCH_X86_64 = 0xC000003E
 _ALLOW, _LOG = 0x7FFF0000, 0x7FFC0000
@@ -29,19 +31,35 @@ class Call(NamedTuple):
     arguments: tuple[int, ...]
 
 
-def check(pid: int, tid: int, calls: Iterable[Call], ip: int) -> None:
+def check(pid: int, thread: Thread, calls: Iterable[Call], ip: int) -> None:
     """Raise Denied unless every call made at `ip` by a stopped thread would be allowed."""
-    mode = procfs.status(pid, tid).get("Seccomp", "0")
+    mode = _mode(pid, thread)
     if mode == "0":
         return
     if mode == "1":
         raise _denied(pid, "is in strict seccomp mode")
-    for program in _programs(pid, tid):
+    for program in _programs(pid, thread.tid):
         for call in calls:
             arguments = call.arguments + (0,) * (6 - len(call.arguments))
             data = struct.pack("<iIQ6Q", call.number, _AUDIT_ARCH_X86_64, ip, *arguments)
             if run(program, data) & _ACTION_FULL not in (_ALLOW, _LOG):
                 raise _denied(pid, f"has a seccomp filter that forbids {_name(call.number)}")
+
+
+def _mode(pid: int, thread: Thread) -> str:
+    """Return "0" for no seccomp, "1" for the strict mode, "2" for filters.
+
+    PTRACE_SECCOMP_GET_FILTER answers EINVAL where there are no filters. That may be strict mode, in
+    which a thread can only be outside of system calls, or in read or write: only for these
+    is the slower /proc/PID/status looked at.
+    """
+    try:
+        ptrace.seccomp_filter(thread.tid, 0)
+    except OSError as error:
+        if error.errno == errno.EINVAL and thread.registers.syscall not in (None, 0, 1):
+            return "0"
+        return procfs.status(pid, thread.tid).get("Seccomp", "0")
+    return "2"
 
 
 def _programs(pid: int, tid: int) -> Iterable[bytes]:

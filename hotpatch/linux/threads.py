@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import time
 from collections.abc import Iterable
 
 from hotpatch.arch.registers import Registers
 from hotpatch.linux import procfs, ptrace
 
-_SPINS = 30  # about 20 µs: what a thread on another processor needs to stop
-_NAP = 20e-6
+_SIGCHLD = (signal.SIGCHLD,)
+_NAP = 500e-6
 _SLOW_NS = 2_000_000
 _STUCK_NS = 200_000_000  # uninterruptible sleep, or a parent in vfork
 
@@ -162,15 +163,14 @@ class Hold:
         self._pending = {}
 
 
-def wait(tid: int, deadline_ns: int | None) -> ptrace.Stop | None:
+def wait(tid: int, deadline_ns: int) -> ptrace.Stop | None:
     """Wait for a traced thread to stop or end; None when it did neither by the deadline.
 
-    Polling, as no call of the kernel waits for one tracee with a time limit and leaves the
-    caller's other children alone; the first polls come so close that a thread
-    which stops at once is seen at once.
+    No call of the kernel waits for one tracee with a time limit and leaves the caller's other
+    children alone. But each stop comes with a SIGCHLD, which `undisturbed` blocks: that is
+    waited for, and should another thread of the caller take it, the next look comes soon anyway.
     """
     flags = ptrace.WALL | os.WNOHANG
-    polls = 0
     while True:
         try:
             found, status = os.waitpid(tid, flags)
@@ -178,11 +178,10 @@ def wait(tid: int, deadline_ns: int | None) -> ptrace.Stop | None:
             return ptrace.ENDED
         if found:
             return ptrace.decode(status)
-        polls += 1
-        if polls > _SPINS:
-            if deadline_ns is not None and time.perf_counter_ns() > deadline_ns:
-                return None
-            time.sleep(_NAP)
+        left = deadline_ns - time.perf_counter_ns()
+        if left <= 0:
+            return None
+        signal.sigtimedwait(_SIGCHLD, min(left / 1e9, _NAP))
 
 
 def _let_go(tid: int) -> None:

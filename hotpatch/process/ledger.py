@@ -75,8 +75,8 @@ class Record(NamedTuple):
     """What a header says of its patch.
 
     `regions` are all (address, size) of the patch, the one with the record first; `code` are the
-    (address, size) ranges of code in its image; `fini` are its destructors, `call` and `stack`
-    where code and stack for running them are, 0 where there are none.
+    (address, size) ranges of code in its image; `fini` are its destructors, `call` the
+    program that runs them (see `linux.remote.Program`) and `stack` the memory it does that in.
     """
 
     id: str
@@ -85,7 +85,7 @@ class Record(NamedTuple):
     regions: tuple[tuple[int, int], ...]
     code: tuple[tuple[int, int], ...]
     fini: tuple[int, ...]
-    call: int
+    call: tuple[int, int, bool]
     stack: int
     functions: tuple[Function, ...]
 
@@ -162,7 +162,7 @@ def _record(plain: dict[str, Any]) -> Record:
         pairs(plain["regions"]),
         pairs(plain["code"]),
         tuple(plain["fini"]),
-        plain["call"],
+        (plain["call"][0], plain["call"][1], bool(plain["call"][2])),
         plain["stack"],
         functions,
     )

@@ -2,8 +2,8 @@
 """Gates: the code that decides, at every call of a redirected function, between old and new.
 
     gate:      test of the switch, to the replacement if it is on
-    original:  kept instructions
     old:       displaced instructions, jump into the old function
+    original:  kept instructions, jump to old       (is `old` where none are kept)
 
 A gate has one size wherever it is put, so many can be laid out before their places are
 known: `gate_size`, then `build_gate`, or `build_gates` for a row of them.
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from hotpatch.arch.assembler import Template, template
-from hotpatch.arch.code import FILL, JUMP_SIZE, reaches
+from hotpatch.arch.code import FILL, JUMP_SIZE, jump, reaches
 from hotpatch.errors import Refused
 from hotpatch.redirect.displace import displace, displaced_size
 from hotpatch.redirect.entry import Entry
@@ -34,8 +34,9 @@ class GateCode(NamedTuple):
 
 def gate_size(entry: Entry) -> int:
     """Return the size of the entry's gate, a multiple of GATE_ALIGNMENT."""
-    kept = sum(len(instruction.data) for instruction in entry.kept)
-    size = len(_far().code) + kept + displaced_size(entry.displaced, entry.resume)
+    size = len(_far().code) + displaced_size(entry.displaced, entry.resume)
+    if entry.kept:
+        size += sum(len(instruction.data) for instruction in entry.kept) + JUMP_SIZE
     return -(-size // GATE_ALIGNMENT) * GATE_ALIGNMENT
 
 
@@ -46,11 +47,13 @@ def build_gate(entry: Entry, address: int, switch: int, new: int) -> GateCode:
     entry or something that its displaced instructions refer to is out of reach.
     """
     try:
-        head = _head(entry, address, switch, new)
-        original = address + len(head)
-        kept = b"".join(instruction.data for instruction in entry.kept)
-        old = original + len(kept)
-        code = head + kept + displace(entry.displaced, old, entry.resume, entry.entries)
+        code = _head(entry, address, switch, new)
+        original = old = address + len(code)
+        code += displace(entry.displaced, old, entry.resume, entry.entries)
+        if entry.kept:
+            original = address + len(code)
+            code += b"".join(instruction.data for instruction in entry.kept)
+            code += jump(address + len(code), old)
     except OverflowError as error:
         raise _out_of_reach(entry, str(error)) from None
     if not reaches(entry.jump + JUMP_SIZE, address):

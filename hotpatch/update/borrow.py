@@ -95,7 +95,7 @@ def suitable(
         if remote.in_critical_section(thread, session.process.memory):
             continue
         ip = session.process.gadgets.syscall_return
-        seccomp.check(session.process.pid, thread.tid, CALLS, ip)
+        seccomp.check(session.process.pid, thread, CALLS, ip)
         return thread
     return None
 

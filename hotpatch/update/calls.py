@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from hotpatch.arch import syscalls
 from hotpatch.errors import RolledBack
 from hotpatch.linux import procfs
-from hotpatch.linux.remote import Borrowed, Crashed, Overdue
+from hotpatch.linux.remote import Borrowed, Crashed, Overdue, Program
 from hotpatch.linux.threads import Hold, Thread
+from hotpatch.process import ledger
 from hotpatch.process.image import Process
 from hotpatch.quiescence.stacks import StackMap
 from hotpatch.update.borrow import suitable
@@ -32,12 +33,21 @@ _NOT_RUN = 0x746F6E2D6E757221
 _MOST = 4096 // 16
 
 
+class Place:
+    """Where a patch's functions are run: the program that calls them, and the stack."""
+
+    def __init__(self, record: ledger.Record) -> None:
+        """Take both from the ledger; the table of functions lies at the low end of the stack."""
+        self.stack = record.stack
+        self.program = Program(*record.call)
+
+
 def run(session: Session, hold: Hold, plan: Plan) -> None:
     """Run what a plan wants run at the commit; raises NotNow, RolledBack."""
     if not plan.calls:
         return
     process = session.process
-    place = plan.record.call, plan.record.stack
+    place = Place(plan.record)
     resolvers = [call for call in plan.calls if call.slot is not None]
     others = [call.address for call in plan.calls if call.slot is None]
     try:
@@ -55,7 +65,7 @@ def run(session: Session, hold: Hold, plan: Plan) -> None:
 
 
 def run_each(
-    session: Session, hold: Hold, place: tuple[int, int], functions: Sequence[int], kind: str
+    session: Session, hold: Hold, place: Place, functions: Sequence[int], kind: str
 ) -> list[int]:
     """Run functions of the patch; `place` has the call code and the stack. Return results."""
     results: list[int] = []
@@ -65,28 +75,26 @@ def run_each(
 
 
 def _run_some(
-    session: Session, hold: Hold, place: tuple[int, int], functions: Sequence[int], kind: str
+    session: Session, hold: Hold, place: Place, functions: Sequence[int], kind: str
 ) -> list[int]:
     process = session.process
-    call, stack = place
     stacks = StackMap(process.pid, procfs.mappings(process.pid))
     thread = suitable(session, hold, stacks, _waits)
     if thread is None:
         raise NotNow(f"no thread waits in a system call from which a {kind} could be run")
     table = b"".join(struct.pack("<QQ", function, _NOT_RUN) for function in functions)
-    process.memory.write(stack, table)
+    process.memory.write(place.stack, table)
     with Borrowed(thread, process.memory, process.gadgets) as borrowed:
         try:
             borrowed.run(
-                call,
-                stack + STACK_SIZE,
+                place.program,
+                place.stack + STACK_SIZE,
                 _LIMIT_NS,
-                rbx=stack,
+                rbx=place.stack,
                 r12=len(functions),
-                r13=borrowed.way_home,
             )
         except Crashed as crash:
-            raise _crashed(process, crash, kind, stack, len(functions)) from None
+            raise _crashed(process, crash, kind, place.stack, len(functions)) from None
         except Overdue as overdue:
             if overdue.registers.orig_rax == syscalls.FUTEX:
                 raise NotNow(f"a {kind} waits for a lock that a held thread has") from None
@@ -94,7 +102,9 @@ def _run_some(
                 f"a {kind} of the patch did not end within {_LIMIT_NS // 1_000_000} ms",
                 "it runs with all threads stopped: let it only initialise the patch's own data",
             ) from None
-    return list(struct.unpack(f"<{2 * len(functions)}Q", process.read(stack, len(table))))[1::2]
+    return list(struct.unpack(f"<{2 * len(functions)}Q", process.read(place.stack, len(table))))[
+        1::2
+    ]
 
 
 def _waits(thread: Thread) -> bool:

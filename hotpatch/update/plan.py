@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from hotpatch.arch import assembler
 from hotpatch.elf.symbols import Symbol
 from hotpatch.errors import HotpatchError, Refused
 from hotpatch.link.image import Call, LinkedImage, image_size, link
@@ -34,6 +33,7 @@ from hotpatch.redirect import entry as redirect
 from hotpatch.redirect.gate import GateCode, build_gates, gate_size
 from hotpatch.update import chain
 from hotpatch.update.neighbours import Neighbours
+from hotpatch.update.programs import program
 
 PAGE = 4096
 STACK_SIZE = 256 << 10
@@ -262,7 +262,7 @@ def _shape(patch: PatchFile, groups: list[list[_Site]], group: list[_Site]) -> _
 
 
 _STAGE_ROOM = 512  # trampolines/x86_64/stage.S and the name that it uses
-_CALL_ROOM = 128  # trampolines/x86_64/call.S
+_CALL_ROOM = 256  # trampolines/x86_64/call.S
 
 
 def _header_room(patch: PatchFile, groups: list[list[_Site]]) -> int:
@@ -314,6 +314,7 @@ def _record(
     image: LinkedImage,
     functions: tuple[ledger.Function, ...],
 ) -> ledger.Record:
+    start, asleep, uses_fpu = program("call.S", places[0].call, uses_fpu=True)[0]
     return ledger.Record(
         patch.id,
         patch.name,
@@ -321,7 +322,7 @@ def _record(
         tuple((place.start, place.end - place.start) for place in places),
         tuple((run.address, run.size) for run in image.runs if run.prot & 4),
         image.fini,
-        places[0].call,
+        (start, asleep, uses_fpu),
         places[0].stack,
         functions,
     )
@@ -338,7 +339,7 @@ def _region(
     runs: list[Run] = []
     header = ledger.encode(record if image else record._replace(functions=()))
     if image:
-        contents.append(ledger.Write(place.call, assembler.assemble("call.S", place.call).code))
+        contents.append(ledger.Write(place.call, program("call.S", place.call, uses_fpu=True)[1]))
         contents.append(ledger.Write(image.base, image.content))
         runs = [run for run in image.runs if run.prot != _PROT_READ | 4]
         runs.append(Run(place.stack, STACK_SIZE, _PROT_RW))

@@ -74,7 +74,7 @@ def _switch_off(session: Session, patch: ledger.Entry) -> None:
     def act(hold: Hold) -> bool:
         memory.write(patch.address + ledger.SWITCH_OFFSET, off)
         try:
-            calls.run_each(session, hold, (record.call, record.stack), record.fini, "destructor")
+            calls.run_each(session, hold, calls.Place(record), record.fini, "destructor")
         except (NotNow, RolledBack) as error:
             session.warnings.append(f"a destructor was not run to its end: {error.reason}")
         return True

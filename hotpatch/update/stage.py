@@ -13,16 +13,20 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 from functools import partial
+from typing import NamedTuple
 
-from hotpatch.arch import assembler, syscalls
+from hotpatch.arch import syscalls
+from hotpatch.arch.registers import signed
 from hotpatch.errors import HotpatchError, Refused
 from hotpatch.linux.memory import Memory
-from hotpatch.linux.remote import Borrowed
+from hotpatch.linux.remote import Borrowed, Program
 from hotpatch.process import ledger
 from hotpatch.process.image import Process
 from hotpatch.update.borrow import with_borrowed
 from hotpatch.update.plan import Plan, Region
+from hotpatch.update.programs import program
 from hotpatch.update.session import Session
 
 _PROT_READ, _PROT_EXEC = 1, 4
@@ -39,10 +43,7 @@ def stage(session: Session, plan: Plan) -> None:
     """Map and fill the regions of a plan; raises Occupied, Refused, Busy, Denied, Gone."""
     memory = session.process.memory
     for region in plan.regions:
-        code = assembler.assemble("stage.S", region.gates).code
-        name = ledger.region_name(plan.id, region.size).encode() + b"\0"
-        action = partial(_map, memory, region, code + name, region.gates + len(code))
-        with_borrowed(session, "stage", action)
+        with_borrowed(session, "stage", partial(_map, memory, region, _furniture(plan, region)))
     for region in plan.regions:
         for write in region.contents:
             memory.write(write.address, write.data)
@@ -51,11 +52,25 @@ def stage(session: Session, plan: Plan) -> None:
     _read_back(session.process, plan)
 
 
-def _map(memory: Memory, region: Region, code: bytes, name: int, borrowed: Borrowed) -> None:
-    """Map a region, with its header in place and each page with its own protection.
+class _Furniture(NamedTuple):
+    """Trampolines/x86_64/stage.S with what it works on, to lie where the gates will be."""
 
-    `code` lays the header; it is put where the gates will be, and has the `name` at its end.
-    """
+    program: Program
+    content: bytes
+    name: int
+    table: int
+
+
+def _furniture(plan: Plan, region: Region) -> _Furniture:
+    staging, code = program("stage.S", region.gates, uses_fpu=False)
+    table = b"".join(struct.pack("<QQQ", *run) for run in region.runs) + bytes(24)
+    name = ledger.region_name(plan.id, region.size).encode() + b"\0"
+    at = region.gates + len(code)
+    return _Furniture(staging, code + table + name, at + len(table), at)
+
+
+def _map(memory: Memory, region: Region, furniture: _Furniture, borrowed: Borrowed) -> None:
+    """Map a region, with its header in place and each page with its own protection."""
     result = borrowed.syscall(
         syscalls.MMAP,
         region.address,
@@ -72,28 +87,26 @@ def _map(memory: Memory, region: Region, code: bytes, name: int, borrowed: Borro
             borrowed.syscall(syscalls.MUNMAP, result, region.size)
             raise Occupied
         raise _not_mapped(-result, "executable memory")
-    try:
-        memory.write(region.gates, code)
-        _lay_header(borrowed, region, name)
-        for run in region.runs:
-            failed = borrowed.syscall(syscalls.MPROTECT, run.address, run.size, run.prot)
-            if failed:
-                raise _not_mapped(-failed, "memory of the wanted protection")
-    except HotpatchError:
+    memory.write(region.gates, furniture.content)
+    failed = _furnish(borrowed, region, furniture, _MFD_CLOEXEC | _MFD_NOEXEC_SEAL)
+    if failed == -errno.EINVAL:  # before Linux 6.3
+        failed = _furnish(borrowed, region, furniture, _MFD_CLOEXEC)
+    if failed:
         borrowed.syscall(syscalls.MUNMAP, region.address, region.size)
-        raise
+        raise _not_mapped(-failed, "a memfd, or memory with the protection that it needs")
 
 
-def _lay_header(borrowed: Borrowed, region: Region, name: int) -> None:
-    """Run trampolines/x86_64/stage.S; an older kernel doesn't know MFD_NOEXEC_SEAL."""
-    result = 0
-    for flags in (_MFD_CLOEXEC | _MFD_NOEXEC_SEAL, _MFD_CLOEXEC):
-        result = borrowed.run(
-            region.gates, rdi=name, rsi=flags, r12=region.address, r13=region.header_size
-        ).rbx
-        if result == region.address:
-            return
-    raise _not_mapped((1 << 64) - result, "a memfd")
+def _furnish(borrowed: Borrowed, region: Region, furniture: _Furniture, flags: int) -> int:
+    """Run the program; return 0, or the negative error number of the call that failed."""
+    registers = borrowed.run(
+        furniture.program,
+        rdi=furniture.name,
+        rsi=flags,
+        r12=region.address,
+        r14=region.header_size,
+        r15=furniture.table,
+    )
+    return signed(registers.rbx)
 
 
 def _not_mapped(number: int, what: str) -> Refused:

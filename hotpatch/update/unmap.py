@@ -42,6 +42,7 @@ def unmap(session: Session, regions: Sequence[tuple[int, int]], name: str) -> st
             f"{name} stays mapped: {where.size >> 20} MB of writable memory can't be searched for "
             "references to it in a stop"
         )
+    _ = session.process.gadgets  # found before the stop, used in it
     try:
         left = at_quiescence(
             session, "unmap", ranges, lambda hold: _unmap(session, hold, spans, Ranges(ranges))

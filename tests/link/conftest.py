@@ -28,16 +28,32 @@ PROGRAMS = Path(__file__).parent / "programs"
 INCLUDE = Path(__file__).parents[2] / "hotpatch" / "include"
 
 _DYNAMIC = ("-DWITH_LIBRARY", "-L.", "-llent", "-Wl,-rpath,$ORIGIN")
-KINDS: dict[str, tuple[str, ...]] = {
-    "pie": ("gcc", "-fPIE", "-pie", *_DYNAMIC),
-    "no-pie": ("gcc", "-fno-pie", "-no-pie", *_DYNAMIC),
-    "static": ("gcc", "-fno-pie", "-static"),
-    "static-pie": ("gcc", "-fPIE", "-static-pie"),
-    "clang": ("clang", "-fPIE", "-pie", *_DYNAMIC),
-    "musl": ("musl-gcc", "-fPIE", "-pie", *_DYNAMIC),
-    "musl-static": ("musl-gcc", "-fno-pie", "-static"),
+
+
+class Kind(NamedTuple):
+    """How a host is compiled, and the libraries it uses; none for static programs."""
+
+    compiler: str
+    flags: tuple[str, ...]
+    library_flags: tuple[str, ...] | None = ()
+
+
+KINDS = {
+    "pie": Kind("gcc", ("-fPIE", "-pie", *_DYNAMIC)),
+    "no-pie": Kind("gcc", ("-fno-pie", "-no-pie", *_DYNAMIC)),
+    "static": Kind("gcc", ("-fno-pie", "-static"), None),
+    "static-pie": Kind("gcc", ("-fPIE", "-static-pie"), None),
+    "clang": Kind("clang", ("-fPIE", "-pie", *_DYNAMIC)),
+    "musl": Kind("musl-gcc", ("-fPIE", "-pie", *_DYNAMIC)),
+    "musl-static": Kind("musl-gcc", ("-fno-pie", "-static"), None),
 }
-WITH_LIBRARY = [kind for kind, flags in KINDS.items() if "-llent" in flags]
+LIBRARY_KINDS = {
+    "gnu2": Kind("gcc", ("-fPIE", "-pie", *_DYNAMIC), ("-mtls-dialect=gnu2",)),
+    "musl-gnu2": Kind("musl-gcc", ("-fPIE", "-pie", *_DYNAMIC), ("-mtls-dialect=gnu2",)),
+    "initial": Kind("gcc", ("-fPIE", "-pie", *_DYNAMIC), ("-ftls-model=initial-exec",)),
+    "musl-initial": Kind("musl-gcc", ("-fPIE", "-pie", *_DYNAMIC), ("-ftls-model=initial-exec",)),
+}
+WITH_LIBRARY = [name for name, kind in KINDS.items() if kind.library_flags is not None]
 
 
 class Loaded(NamedTuple):
@@ -105,11 +121,11 @@ class Host:
         image = link(self.process, patch, base, originals)
         assert len(image.content) <= image.size == image_size(patch)
         self._write(base, image.content)
+        self._protect(image)
         for call in image.calls:
             if call.kind == "ifunc":
                 assert call.slot
                 self._write(call.slot, self.call(call.address).to_bytes(8, "little"))
-        self._protect(image)
         for call in image.calls:
             if call.kind == "constructor":
                 self.call(call.address)
@@ -139,19 +155,19 @@ class Builds:
 
     def host(self, kind: str) -> Path:
         """Return the path of the host of that kind."""
-        compiler, *flags = KINDS[kind]
+        compiler, flags, library_flags = {**KINDS, **LIBRARY_KINDS}[kind]
         directory = self._directory / kind
         if not shutil.which(compiler):
             pytest.skip(f"no {compiler}")
         if not directory.exists():
             directory.mkdir()
-            if kind in WITH_LIBRARY:
-                for library in ("lent", "opened"):
-                    output = directory / f"lib{library}.so"
-                    _compile(
-                        compiler, "-O2", "-fPIC", "-shared", PROGRAMS / f"{library}.c",
-                        "-o", output, f"-Wl,-soname,{output.name}", cwd=directory,
-                    )  # fmt: skip
+            for library in ("lent", "opened") if library_flags is not None else ():
+                # Only what the program is linked with may have its place fixed at the start.
+                own_flags = library_flags if library == "lent" else ()
+                _compile(
+                    compiler, "-O2", "-fPIC", "-shared", *own_flags, PROGRAMS / f"{library}.c",
+                    "-o", f"lib{library}.so", f"-Wl,-soname,lib{library}.so", cwd=directory,
+                )  # fmt: skip
             sources = (PROGRAMS / f"{name}.c" for name in ("host", "parse", "render"))
             _compile(
                 compiler, "-O2", "-g", "-pthread", "-o", "host", *sources, *flags, cwd=directory

@@ -2,8 +2,8 @@
 /* lent: a library that the program is linked with. */
 int lent_value = 7;
 __thread int lent_thread = 8;
-static __thread int lent_private = 11;
-static int lent_hidden = 12;
+static __thread volatile int lent_private = 11;
+static volatile int lent_hidden = 12;
 
 int lent(int x)
 {
