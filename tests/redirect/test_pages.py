@@ -24,7 +24,8 @@ FUNCTIONS = {
     "frame": "push rbp; mov rbp, rsp; mov [rbp-8], rdi; mov rax, [rbp-8]; lea rax, [rax+rax+1]; "
     "pop rbp; ret",
     "mov": "mov eax, edi; lea rax, [rax+rax+1]; ret",
-    "jump": "jmp body; .skip 100, 0x90; body: lea rax, [rdi+rdi+1]; ret",
+    "short jump": "jmp body; .skip 100, 0xf4; body: lea rax, [rdi+rdi+1]; ret",
+    "jump": "jmp body; .skip 300, 0xf4; body: lea rax, [rdi+rdi+1]; ret",
     "nops": "nop; nop; nop; nop; nop; nop; nop; nop; lea eax, [rdi+rdi+1]; ret",
     "endbr64": ".byte 0xf3, 0x0f, 0x1e, 0xfa; push rbx; mov rbx, rdi; lea rax, [rbx+rbx+1]; "
     "pop rbx; ret",
@@ -34,9 +35,9 @@ FUNCTIONS = {
 IMPOSSIBLE = {("mov", 1)}
 # Without padding near by there are no islands.
 IMPOSSIBLE_WITHOUT_PADDING = IMPOSSIBLE | {
-    ("rex", 2), ("rex", 3), ("push", 2), ("push", 3), ("push two", 4), ("mov", 2), ("mov", 3),
+    ("push", 2), ("push", 3), ("push two", 4), ("mov", 2), ("mov", 3),
     ("mov", 4), ("jump", 2), ("jump", 3), ("jump", 4), ("frame", 2), ("frame", 3), ("frame", 4),
-    ("push", 4), ("endbr64", 2), ("endbr64", 3), ("endbr64", 4),
+    ("push", 4), ("short jump", 1), ("short jump", 2), ("short jump", 3), ("short jump", 4), ("endbr64", 2), ("endbr64", 3), ("endbr64", 4),
 }  # fmt: skip
 
 PLACES = [(name, room) for name in FUNCTIONS for room in range(1, 5)]
