@@ -127,7 +127,7 @@ class Entry(NamedTuple):
         if not self.retargetable:
             raise ValueError(f"the jump of {self.name} crosses a page boundary")
         place = self.jump if self.island is None else self.island.address
-        return (Write(place, machine.jump(place, target)),)
+        return (Write(place + 1, machine.jump(place, target)[1:]),)
 
 
 class _Unsuitable(Exception):
@@ -199,7 +199,7 @@ def _chain(
     if original != machine.jump(place, previous) and island is None:
         reason = f"{name} at {address:#x} leads to {jump.target:#x}, not to its gate"
         raise Refused(reason, "another tool has changed it; see hotpatch list", function=name)
-    if crosses_page(written.start, written.stop):
+    if crosses_page(written.start + 1, written.stop):  # the opcode stays
         reason = f"the jump of {name} crosses a page boundary and can't be led to another gate"
         raise Refused(reason, "revert the patch applied before first", function=name)
     return Entry(name, address, jump.address, place, original, (), previous, kept, island)
@@ -243,7 +243,7 @@ def _plan_site(function: Function, site: Site, padding: Padding) -> Entry:
         site.kept,
         site.island,
         reentries,
-        site.island is not None or not crosses_page(site.jump, site.end),
+        site.island is not None or not crosses_page(site.jump + 1, site.end),
     )
 
 
@@ -270,11 +270,10 @@ def _neutral(
     boundary = site.end & -PAGE_SIZE
     if function.end <= boundary and instructions[-1].ends_block:
         return True  # the second page holds padding only, and is written first
-    # A jump whose opcode alone is in the first page: only its displacement changes.
-    return boundary == site.jump + 1 and body[site.jump - function.address] == _JUMP_OPCODE
-
-
-_JUMP_OPCODE = machine.jump(0, 0)[0]
+    # The code is a jump of the same form, and its opcode alone is in the first page: only its
+    # displacement is written.
+    opcode = machine.jump(0, 0)[:1] if site.island is None else machine.short_jump(0, 0)[:1]
+    return boundary == site.jump + 1 and body[site.jump - function.address :][:1] == opcode
 
 
 def _check_branches(function: Function, site: Site) -> tuple[int, ...]:

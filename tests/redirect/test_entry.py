@@ -46,7 +46,7 @@ def test_the_jump_takes_the_first_five_bytes() -> None:
     assert entry.resume == BASE + 7
     assert entry.arm_writes(GATE) == (Write(BASE, bytes.fromhex("e9 fb ff 0f 00")),)
     assert entry.disarm_writes() == (Write(BASE, entry.original),)
-    assert entry.retarget_writes(GATE + 16) == (Write(BASE, bytes.fromhex("e9 0b 00 10 00")),)
+    assert entry.retarget_writes(GATE + 16) == (Write(BASE + 1, bytes.fromhex("0b 00 10 00")),)
 
 
 def test_endbr64_stays() -> None:

@@ -37,7 +37,8 @@ IMPOSSIBLE = {("mov", 1)}
 IMPOSSIBLE_WITHOUT_PADDING = IMPOSSIBLE | {
     ("push", 2), ("push", 3), ("push two", 4), ("mov", 2), ("mov", 3),
     ("mov", 4), ("jump", 2), ("jump", 3), ("jump", 4), ("frame", 2), ("frame", 3), ("frame", 4),
-    ("push", 4), ("short jump", 1), ("short jump", 2), ("short jump", 3), ("short jump", 4), ("endbr64", 2), ("endbr64", 3), ("endbr64", 4),
+    ("push", 4), ("short jump", 1), ("short jump", 2), ("short jump", 3), ("short jump", 4),
+    ("endbr64", 2), ("endbr64", 3), ("endbr64", 4),
 }  # fmt: skip
 
 PLACES = [(name, room) for name in FUNCTIONS for room in range(1, 5)]
