@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from shutil import which
 from typing import Any
 
 import pytest
@@ -41,7 +42,7 @@ def faults(reply: Reply) -> Reply:
     return {name: value for name, value in found.items() if value}
 
 
-QUIET = {
+QUIET: dict[str, list[str]] = {
     "registers": [],
     "sleepers": [],
     "mallocs": [],
@@ -54,6 +55,7 @@ QUIET = {
     "vforker": ["20"],
     "entry": [],
     "rseq": [],
+    "forker": [],
     "tls": [],
     "simple": [],
     "simple-nopie": [],
@@ -61,6 +63,7 @@ QUIET = {
     "simple-static-pie": [],
     "simple-debuglink": [],
     "simple-dynsym": [],
+    **({"simple-musl": [], "simple-musl-static": []} if which("musl-gcc") else {}),
 }
 
 

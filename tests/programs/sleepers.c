@@ -157,7 +157,7 @@ static bool wanted(const struct call *call, int argc, char **argv)
 static void start_wanted(const struct call *calls, int argc, char **argv)
 {
     for (const struct call *call = calls; call->name; call++)
-        if (wanted(call, argc, argv))
+        if (wanted(call, argc, argv) && (!call->available || call->available()))
             start_sleeper(call);
 }
 

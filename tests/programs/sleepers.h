@@ -20,6 +20,7 @@ typedef void feed_call(struct sleeper *sleeper);
 
 struct call {
     const char *name;
+    bool (*available)(void);                 /* where a kernel may lack it; NULL: it is there */
     void (*set_up)(struct sleeper *sleeper); /* may be NULL */
     timed_call *timed;
     bool coarse; /* its timeout counts in ticks of the kernel, up to 10 ms */

@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <linux/aio_abi.h>
 #include <linux/futex.h>
+#include <linux/io_uring.h>
 #include <mqueue.h>
 #include <netinet/in.h>
 #include <poll.h>
@@ -261,6 +262,33 @@ static int io_pgetevents_call(struct sleeper *s, int ms)
     return expect_result(syscall(SYS_io_pgetevents, s->object, 1, 1, &event, &timeout, NULL), 0);
 }
 
+/* Containers and kernel.io_uring_disabled forbid it. */
+static bool io_uring_available(void)
+{
+    struct io_uring_params parameters = {0};
+    int fd = syscall(SYS_io_uring_setup, 1, &parameters);
+
+    return fd >= 0 && close(fd) == 0;
+}
+
+static void io_uring_set_up(struct sleeper *s)
+{
+    struct io_uring_params parameters = {0};
+
+    s->fd[0] = syscall(SYS_io_uring_setup, 1, &parameters);
+    require(s->fd[0] >= 0, "io_uring_setup");
+}
+
+static int io_uring_enter_call(struct sleeper *s, int ms)
+{
+    struct timespec timeout = in_ms(ms);
+    struct io_uring_getevents_arg argument = {.ts = (uintptr_t)&timeout};
+    unsigned flags = IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG;
+
+    return expect_errno(
+        syscall(SYS_io_uring_enter, s->fd[0], 0, 1, flags, &argument, sizeof argument), ETIME);
+}
+
 static void limit_receive(int fd, int ms)
 {
     struct timeval timeout = {.tv_usec = ms * 1000};
@@ -368,6 +396,10 @@ const struct call timed_calls[] = {
     {.name = "semtimedop", .timed = semtimedop_call, .set_up = semaphores_set_up},
     {.name = "io_getevents", .timed = io_getevents_call, .set_up = aio_set_up},
     {.name = "io_pgetevents", .timed = io_pgetevents_call, .set_up = aio_set_up},
+    {.name = "io_uring_enter",
+     .timed = io_uring_enter_call,
+     .set_up = io_uring_set_up,
+     .available = io_uring_available},
     {.name = "recv_timeout", .coarse = true, .timed = recv_timeout, .set_up = pair_set_up},
     {.name = "read_timeout", .coarse = true, .timed = read_timeout, .set_up = pair_set_up},
     {.name = "recvmmsg_timeout", .coarse = true, .timed = recvmmsg_timeout, .set_up = udp_set_up},
