@@ -23,9 +23,9 @@ import pytest
 from hotpatch.link.image import LinkedImage, image_size, link
 from hotpatch.patch.file import PatchFile
 from hotpatch.process.image import Process
+from tests.support.compiled import SharedObjects, run_compiler
 
 PROGRAMS = Path(__file__).parent / "programs"
-INCLUDE = Path(__file__).parents[2] / "hotpatch" / "include"
 
 _DYNAMIC = ("-DWITH_LIBRARY", "-L.", "-llent", "-Wl,-rpath,$ORIGIN")
 
@@ -142,11 +142,6 @@ class Host:
             assert os.pwrite(memory.fileno(), content, address) == len(content)
 
 
-def _compile(*command: str | Path, cwd: Path) -> None:
-    run = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-
-
 class Builds:
     """The hosts, each compiled when first used."""
 
@@ -164,12 +159,12 @@ class Builds:
             for library in ("lent", "opened") if library_flags is not None else ():
                 # Only what the program is linked with may have its place fixed at the start.
                 own_flags = library_flags if library == "lent" else ()
-                _compile(
+                run_compiler(
                     compiler, "-O2", "-fPIC", "-shared", *own_flags, PROGRAMS / f"{library}.c",
                     "-o", f"lib{library}.so", f"-Wl,-soname,lib{library}.so", cwd=directory,
                 )  # fmt: skip
             sources = (PROGRAMS / f"{name}.c" for name in ("host", "parse", "render"))
-            _compile(
+            run_compiler(
                 compiler, "-O2", "-g", "-pthread", "-o", "host", *sources, *flags, cwd=directory
             )
         return directory / "host"
@@ -204,22 +199,13 @@ CompilePatch = Callable[..., PatchFile]
 @pytest.fixture
 def compile_patch(tmp_path: Path) -> CompilePatch:
     """Compile C text to a patch with given flags, and open it."""
-    count = 0
+    shared = SharedObjects(tmp_path)
 
     def compile_(
         text: str, *flags: str, compiler: str = "gcc", replace: tuple[str, ...] = ()
     ) -> PatchFile:
-        nonlocal count
-        count += 1
-        source = tmp_path / f"patch{count}.c"
-        source.write_text("#include <hotpatch.h>\n" + text)
-        output = source.with_suffix(".so")
-        if not shutil.which(compiler):
-            pytest.skip(f"no {compiler}")
-        _compile(
-            compiler, "-I", INCLUDE, "-O2", "-g", "-shared", "-fPIC", "-Wall", source,
-            "-o", output, *flags, cwd=tmp_path,
-        )  # fmt: skip
-        return PatchFile.open(str(output), replace)
+        text = "#include <hotpatch.h>\n" + text
+        path = shared(text, "-O2", "-g", "-Wall", *flags, compiler=compiler)
+        return PatchFile.open(str(path), replace)
 
     return compile_
