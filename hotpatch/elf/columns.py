@@ -119,6 +119,17 @@ class Columns:
             return [row for row, offset in enumerate(self.name_offsets) if offset in wanted]
         return sorted(row for offset in offsets for row in self._named(offset))
 
+    def named_within(self, spans: list[tuple[int, int]]) -> list[int]:
+        """Return the rows whose st_name lies in one of `spans`, which ascend and don't overlap."""
+        if not spans:
+            return []
+        starts, found = [start for start, _ in spans], []
+        for row, offset in enumerate(self.name_offsets):
+            span = bisect_right(starts, offset) - 1
+            if span >= 0 and offset < spans[span][1]:
+                found.append(row)
+        return found
+
     def _named(self, offset: int) -> list[int]:
         needle, rows = offset.to_bytes(4, "little"), []
         found = self._name_bytes.find(needle)

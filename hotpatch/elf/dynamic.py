@@ -8,6 +8,7 @@ Table": nchain; for DT_GNU_HASH the end of the last chain).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from struct import Struct
 
 from hotpatch.elf import constants as c
@@ -16,7 +17,7 @@ from hotpatch.elf.columns import SYM, Columns
 from hotpatch.elf.header import Segment
 from hotpatch.elf.image import Image
 from hotpatch.elf.strings import StringTable
-from hotpatch.elf.symbols import SymbolSection
+from hotpatch.elf.symtab import SymbolSection
 from hotpatch.elf.versions import Versions, defined_names, needed_names
 
 _DYN = Struct("<QQ")
@@ -58,15 +59,13 @@ class Dynamic:
         size = self.value(c.DT_STRSZ)
         return StringTable(self.image.content, self.offset(c.DT_STRTAB, size, "DT_STRTAB"), size)
 
-    def symbols(self, listed: int, used: int, strings: StringTable) -> SymbolSection:
+    def symbols(self, listed: int, used: Callable[[], int], strings: StringTable) -> SymbolSection:
         """Return the DT_SYMTAB.
 
-        `listed` is the number of its rows if the section headers tell it, else 0; `used` how many
-        there are at least, by what relocations refer to. ElfError if they refer to more.
+        `listed` is the number of its rows if the section headers tell it, else 0. If no hash table
+        tells it either, `used` is asked how many relocations refer to.
         """
-        count = listed or self._count() or used
-        if used > count:
-            raise self.image.content.error(f"relocation of symbol {used - 1} of {count}")
+        count = listed or self._count() or used()
         offset = self.offset(c.DT_SYMTAB, count * SYM.size, "DT_SYMTAB")
         columns = Columns(self.image.content, offset, count)
         return SymbolSection(columns, strings, self._versions(count, strings))

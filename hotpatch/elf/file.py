@@ -23,7 +23,8 @@ from hotpatch.elf.initfini import fini_functions, init_functions
 from hotpatch.elf.notes import Note, build_id, section_notes, segment_notes
 from hotpatch.elf.relocations import Relocation, dynamic_relocations, static_relocations
 from hotpatch.elf.strings import StringTable
-from hotpatch.elf.symbols import SymbolSection, SymbolTable
+from hotpatch.elf.symbols import SymbolTable
+from hotpatch.elf.symtab import SymbolSection
 
 __all__ = ["ElfError", "ElfFile", "Section", "Segment"]
 
@@ -183,8 +184,11 @@ class ElfFile:
         sizes = (
             s.size for s in self._readable_sections if (s.type, s.addr) == (c.SHT_DYNSYM, address)
         )
-        used = max((r.symbol_index + 1 for r in self.relocations), default=0)
-        return self._dynamic.symbols(next(sizes, 0) // SYM.size, used, self._dynamic_strings)
+        listed = next(sizes, 0) // SYM.size
+        return self._dynamic.symbols(listed, self._used_symbols, self._dynamic_strings)
+
+    def _used_symbols(self) -> int:
+        return max((r.symbol_index + 1 for r in self.relocations), default=0)
 
     @cached_property
     def symbols(self) -> SymbolTable:

@@ -2,25 +2,23 @@
 """Symbols by name, by address and in bulk.
 
 A `SymbolTable` stands for one or several tables of a file (`.symtab` and `.dynsym`); what is in
-both is answered once. Linkers write versions into the names of `.symtab` (`read@GLIBC_2.2.5`,
-`read@@GLIBC_2.2.5`): here they are taken off, so that both tables speak of the same thing.
+both is answered once.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
-from itertools import chain, compress, repeat
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from itertools import compress, repeat
 
-from hotpatch.elf import bulk
 from hotpatch.elf import constants as c
 from hotpatch.elf.addresses import AddressIndex
 from hotpatch.elf.columns import Columns
 from hotpatch.elf.content import ElfError
-from hotpatch.elf.strings import StringTable, encode
-from hotpatch.elf.versions import Versions
+from hotpatch.elf.strings import encode
+from hotpatch.elf.symtab import Symbol, SymbolSection
+
+__all__ = ["Symbol", "SymbolTable"]
 
 # What gcc and clang append to the name of a function for the parts and clones they make of it.
 _FRAGMENT = rb"(?:\.(?:cold|part|constprop|isra)(?:\.\d+)?)+\0"
@@ -29,137 +27,6 @@ _NUMBER = rb"(?:\.lto_priv)?\.\d+\0"
 # clang puts the function before the static (compute.counter), and numbers what is there twice.
 _WITHIN = rb"(?:\.\d+)?\0"
 _RANK = {c.STT_FUNC: 0, c.STT_GNU_IFUNC: 0, c.STT_OBJECT: 0}
-
-
-class Symbol(NamedTuple):
-    """Elf64_Sym, made readable.
-
-    `value` is a virtual address without load bias (an offset in the TLS block for STT_TLS),
-    `section` the SHN_* index after SHN_XINDEX was resolved (only object files have so many that
-    it could be taken for SHN_ABS), `file` the STT_FILE of a local symbol.
-    `default_version` tells that a reference without version binds to this definition.
-    """
-
-    name: str
-    value: int
-    size: int
-    type: int
-    bind: int
-    visibility: int
-    section: int
-    file: str | None
-    version: str | None
-    default_version: bool
-
-
-class SymbolSection:
-    """One SHT_SYMTAB or SHT_DYNSYM with its strings, and versions where it has them."""
-
-    def __init__(
-        self, columns: Columns, strings: StringTable, versions: Versions | None = None
-    ) -> None:
-        """Join what was found in the file."""
-        self.columns = columns
-        self.strings = strings
-        self.versions = versions
-
-    def __getitem__(self, row: int) -> Symbol:
-        offset, info, other, section, value, size = self.columns.row(row)
-        name, version, default = self.strings.get(offset), None, section != c.SHN_UNDEF
-        if self.versions:
-            version = self.versions.version(row)
-            default = default and not self.versions.hidden(row)
-        elif "@" in name and info >> 4 != c.STB_LOCAL:
-            name, version, default = _split(name, default)
-        file = None
-        if info >> 4 == c.STB_LOCAL and info & 0xF != c.STT_FILE:
-            file = self._file(row)
-        return Symbol(
-            name, value, size, info & 0xF, info >> 4, other & 3, section, file, version, default
-        )
-
-    def _file(self, row: int) -> str | None:
-        group = self.columns.file_group(row)
-        return self.files[group] if group >= 0 else None
-
-    @cached_property
-    def files(self) -> list[str | None]:
-        """The names of `columns.file_rows`; None for the nameless one of the linker itself."""
-        offsets = self.columns.name_offsets
-        names = self.strings.many(offsets[row] for row in self.columns.file_rows)
-        return [name or None for name in names]
-
-    def rows_named(self, name: str) -> list[int]:
-        """Return the rows of that name, with any version."""
-        if not name or "\0" in name:
-            return []
-        key = encode(name)
-        offsets = self.strings.find(key + b"\0")
-        if not self.versions:
-            offsets += self.strings.find(key + b"@")
-        return [row for row in self.columns.named(offsets) if self[row].name == name]
-
-    def rows_matching(self, pattern: re.Pattern[bytes]) -> list[int]:
-        """Return the rows whose whole name, with its NUL, matches."""
-        return self.columns.named(self.strings.matches(pattern))
-
-    def rows_ending(self, pattern: re.Pattern[bytes]) -> list[int]:
-        """Return the rows whose name, with its NUL, ends with a match behind something else."""
-        starts = (
-            offset
-            for end in self.strings.matches(pattern)
-            for offset in range(self.strings.start(end), end)
-        )
-        return self.columns.named(list(starts))
-
-    def select(self, mask: Iterable[object]) -> list[Symbol]:
-        """Return the symbols of the rows where `mask` is true: `self[row]` in bulk."""
-        columns, mask = self.columns, list(mask)
-        names = self.strings.many(compress(columns.name_offsets, mask))
-        sections = list(compress(columns.sections, mask))
-        binds = bytes(compress(columns.binds, mask))
-        versions, defaults = self._versions(mask, sections)
-        if not self.versions and b"@" in self.strings:
-            names, versions, defaults = _split_all(names, binds, defaults)
-        fields = zip(
-            names,
-            compress(columns.values, mask),
-            compress(columns.sizes, mask),
-            compress(columns.types, mask),
-            binds,
-            compress(columns.visibilities, mask),
-            sections,
-            compress(self._file_column, mask),
-            versions,
-            defaults,
-            strict=True,
-        )
-        return bulk.rows(Symbol, fields)
-
-    def _versions(
-        self, mask: list[object], sections: list[int]
-    ) -> tuple[list[str | None], list[bool]]:
-        defaults = [section != c.SHN_UNDEF for section in sections]
-        if not self.versions:
-            return [None] * len(sections), defaults
-        versions, hidden = self.versions.columns()
-        hidden = list(compress(hidden, mask))
-        return list(compress(versions, mask)), [
-            d and not h for d, h in zip(defaults, hidden, strict=True)
-        ]
-
-    @property
-    def _file_column(self) -> list[str | None]:
-        columns = self.columns
-        starts = columns.file_rows
-        if not starts:
-            return [None] * columns.count
-        ends = [*starts[1:], columns.count]
-        lengths = (end - start for start, end in zip(starts, ends, strict=True))
-        files = chain(repeat(None, starts[0]), *map(repeat, self.files, lengths))
-        kinds = zip(files, columns.binds, columns.types, strict=True)
-        local, marker = c.STB_LOCAL, c.STT_FILE
-        return [f if bind == local and type_ != marker else None for f, bind, type_ in kinds]
 
 
 class SymbolTable:
@@ -182,11 +49,14 @@ class SymbolTable:
 
     def __getitem__(self, index: int) -> Symbol:
         """Return the symbol in row `index`, as relocations count them; ElfError if outside."""
-        for section in self._sections:
+        if not self._sections:
+            raise ElfError(f"no symbol {index}, for there is no symbol table")
+        *before, last = self._sections
+        for section in before:
             if 0 <= index < section.columns.count:
                 return section[index]
             index -= section.columns.count
-        raise ElfError(f"no symbol {index + len(self)} in a table of {len(self)}")
+        return last[index]
 
     def by_name(self, name: str) -> list[Symbol]:
         """Return every symbol, defined or not, of exactly that name (given without version)."""
@@ -264,13 +134,12 @@ def _fragments(section: SymbolSection, symbol: Symbol) -> list[Symbol]:
 
 def _own_groups(section: SymbolSection, symbol: Symbol) -> Callable[[int], bool]:
     """Tell the file groups whose fragments may be of `symbol`, by the `static`s of that name."""
-    statics = {
-        section.columns.file_group(row): section[row].value
-        for row in section.rows_named(symbol.name)
-        if section[row].bind == c.STB_LOCAL
-    }
+    statics: dict[int, set[int]] = {}
+    for row in section.rows_named(symbol.name):
+        if (static := section[row]).bind == c.STB_LOCAL:
+            statics.setdefault(section.columns.file_group(row), set()).add(static.value)
     if symbol.bind == c.STB_LOCAL:
-        return lambda group: statics.get(group) == symbol.value
+        return lambda group: symbol.value in statics.get(group, ())
     return lambda group: group not in statics
 
 
@@ -287,24 +156,6 @@ def _undefined(columns: Columns) -> list[object]:
 def _preference(symbol: Symbol) -> tuple[int, bool, int]:
     underscores = len(symbol.name) - len(symbol.name.lstrip("_"))
     return _RANK.get(symbol.type, 1), symbol.bind == c.STB_LOCAL, underscores
-
-
-def _split(name: str, defined: bool) -> tuple[str, str | None, bool]:
-    """Take `name@version` or `name@@version` of .symtab apart."""
-    plain, at, version = name.partition("@")
-    if not at or not plain:
-        return name, None, defined
-    return plain, version.lstrip("@") or None, defined and version.startswith("@")
-
-
-def _split_all(
-    names: list[str], binds: bytes, defaults: list[bool]
-) -> tuple[list[str], list[str | None], list[bool]]:
-    split = [
-        _split(name, default) if bind and "@" in name else (name, None, default)
-        for name, bind, default in zip(names, binds, defaults, strict=True)
-    ]
-    return [s[0] for s in split], [s[1] for s in split], [s[2] for s in split]
 
 
 def _merge(found: list[list[Symbol]]) -> list[Symbol]:

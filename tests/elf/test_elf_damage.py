@@ -109,11 +109,11 @@ def test_every_truncation(small: bytes) -> None:
     assert all(examine(small[:size]) for size in range(len(small)))
 
 
-def test_every_word_made_extreme(small: bytes) -> None:
+def test_words_made_extreme(small: bytes) -> None:
     with little_memory():
-        for offset in range(0, len(small) - 3, 4):
+        for number, offset in enumerate(range(0, len(small) - 3, 12)):
             data = bytearray(small)
-            struct.pack_into("<I", data, offset, EXTREME[offset // 4 % len(EXTREME)])
+            struct.pack_into("<I", data, offset, EXTREME[number % len(EXTREME)])
             examine(bytes(data))
 
 
@@ -176,11 +176,20 @@ def test_names_that_overlap_without_end_are_damage() -> None:
     assert elf.symbols[1].name == "a" * 300_000
 
 
+def test_long_names_are_searched_in_little_memory() -> None:
+    table = b"\0" + (b"a" * 500_000 + b".x\0") * 2
+    rows = [Sym(1, bind=c.STB_LOCAL), Sym(400_000, bind=c.STB_LOCAL), Sym(500_001)]
+    symbols = ElfFile.from_bytes(elf_builder.symtab(rows, table=table)).symbols
+    assert len(symbols.by_name(".x")) == 1
+    with little_memory():
+        assert len(symbols.decorated("x")) == 2
+
+
 def test_name_without_end_is_damage() -> None:
     longest = string_tables.LONGEST_NAME
     table = b"\0" + b"a" * longest + b"\0unfinished"
-    symbols = ElfFile.from_bytes(elf_builder.symtab([Sym(1), Sym(2), Sym(longest + 2), Sym(1 << 31)],
-                                                    table=table)).symbols  # fmt: skip
+    rows = [Sym(1), Sym(2), Sym(longest + 2), Sym(1 << 31)]
+    symbols = ElfFile.from_bytes(elf_builder.symtab(rows, table=table)).symbols
     assert len(symbols[2].name) == longest - 1
     for row, message in ((1, "name without an end"), (3, "name without an end"),
                          (4, "name outside its table")):  # fmt: skip

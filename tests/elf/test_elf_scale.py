@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A library of a quarter of a million functions is answered rightly (how fast: bench/symbols.py)."""
+"""A library of 250,000 functions is answered rightly (how fast: bench/symbols.py)."""
 
 from __future__ import annotations
 

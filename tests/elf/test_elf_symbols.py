@@ -245,6 +245,13 @@ def test_fragments_are_those_of_the_same_static_function(value: int, expected: l
     assert [s.value for s in symbols.fragments(symbol)] == expected
 
 
+def test_statics_that_no_file_tells_apart_share_their_fragments() -> None:
+    rows = [Sym("parse", 1, **LOCAL), Sym("parse", 2, **LOCAL), Sym("parse.cold", 3, **LOCAL)]
+    symbols = table(*rows).symbols
+    for parse in symbols.by_name("parse"):
+        assert [s.value for s in symbols.fragments(parse)] == [3]
+
+
 def test_decorated_are_the_statics_of_functions_and_of_whole_program_optimisation() -> None:
     local = {"bind": c.STB_LOCAL, "type": c.STT_OBJECT}
     rows = [Sym("run.parse", 0x200, **local), Sym("run.parse.1", 0x210, **local)]
@@ -293,8 +300,10 @@ def test_section_index_that_overflows_is_looked_up() -> None:
 
 @pytest.mark.parametrize("index", [3, -1, 1 << 40])
 def test_row_outside_the_table_is_an_elf_error(index: int) -> None:
-    with pytest.raises(ElfError, match=f"no symbol {index} in a table of 3"):
+    with pytest.raises(ElfError, match=f"symbol {index} of a table of 3"):
         table(Sym("a"), Sym("b")).symbols[index]
+    with pytest.raises(ElfError, match=f"no symbol {index}"):
+        ElfFile.from_bytes(elf_builder.build([])).symbols[index]
 
 
 def test_file_without_symbols_has_none() -> None:
