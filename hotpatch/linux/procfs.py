@@ -33,10 +33,16 @@ class Sleep(NamedTuple):
 
 
 class Scheduling(NamedTuple):
-    """When a thread last went off its processor, in ms of the scheduler's clock, and how often."""
+    """When a thread last went off its processor, and on which processor that was.
 
-    exec_start: float
-    voluntary_switches: int
+    `exec_start` is in ns of that processor's scheduler clock (kernel/sched, rq_clock_task), which
+    begins at boot, stands still while a hypervisor has the processor, and so differs
+    from one processor to another. `timeslices` counts how often the thread was put on one.
+    """
+
+    exec_start: int
+    processor: int
+    timeslices: int
 
 
 def read(path: str) -> bytes:
@@ -139,20 +145,24 @@ def scheduling(pid: int, tid: int) -> Scheduling | None:
     """Return the scheduler's record of a thread, None on a kernel that doesn't show it."""
     try:
         text = read(f"/proc/{pid}/task/{tid}/sched")
+        stat = read(f"/proc/{pid}/task/{tid}/stat")
     except OSError:
         return None
-    exec_start = _value(text, b"se.exec_start")
-    switches = _value(text, b"nr_voluntary_switches")
-    if exec_start is None or switches is None:
+    at = text.find(b"se.exec_start")
+    slices = timeslices(pid, tid)
+    if at < 0 or slices is None:
         return None
-    return Scheduling(float(exec_start), int(switches))
+    milliseconds = text[text.index(b":", at) + 1 : text.index(b"\n", at)].strip()
+    processor = int(stat[stat.rindex(b")") + 2 :].split()[36])
+    return Scheduling(int(milliseconds.replace(b".", b"")), processor, slices)
 
 
-def _value(text: bytes, key: bytes) -> bytes | None:
-    at = text.find(key)
-    if at < 0:
+def timeslices(pid: int, tid: int) -> int | None:
+    """Return how often a thread was put on a processor (/proc/PID/task/TID/schedstat)."""
+    try:
+        return int(read(f"/proc/{pid}/task/{tid}/schedstat").split()[2])
+    except (OSError, IndexError):
         return None
-    return text[text.index(b":", at) + 1 : text.index(b"\n", at)].strip()
 
 
 def open_paths(pid: int, mapping: Mapping) -> list[str]:

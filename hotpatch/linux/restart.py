@@ -8,13 +8,16 @@ so it is the kernel that decides, on the way out of the stop, and a signal that 
 moment still gives EINTR. What is left to us is the time: these calls take a relative timeout and
 would wait anew for the whole of it.
 
-How long a thread has slept is the difference between two records of the scheduler: when it went off
-the processor before the stop, and when it did so in the stop.
+How long a thread has slept follows from the scheduler's record of when it went off its processor,
+read before the stop. The clock of that record is the processor's own, so it is compared with
+what the patcher's own record says right after it went off that processor itself.
 """
 
 from __future__ import annotations
 
+import os
 import struct
+import threading
 import time
 from typing import NamedTuple
 
@@ -30,21 +33,58 @@ _STACK_GAP = 8192  # more than a signal frame: see Restarter._write_timespec
 
 
 class Look(NamedTuple):
-    """A thread as it slept shortly before a stop; `scheduling` only for calls with a timeout."""
+    """A thread as it slept shortly before a stop.
+
+    For calls with a timeout, `since_ns` is when it went to sleep, in time.perf_counter_ns, and
+    `timeslices` how often it had been on a processor by then; both None where that isn't known.
+    """
 
     sleep: procfs.Sleep
-    scheduling: procfs.Scheduling | None
+    since_ns: int | None
+    timeslices: int | None
 
 
 def look(pid: int, tids: list[int]) -> dict[int, Look]:
     """Return what the sleeping ones of some threads sleep in, without stopping them."""
     found = {}
+    clocks: dict[int, int | None] = {}
     for tid in tids:
         sleep = procfs.sleep(pid, tid)
         if sleep is not None:
             timed = syscalls.INTERRUPTED_BY_STOP.get(sleep.number, syscalls.NO_TIMEOUT).unit
-            found[tid] = Look(sleep, procfs.scheduling(pid, tid) if timed else None)
+            found[tid] = _timed(pid, tid, sleep, clocks) if timed else Look(sleep, None, None)
     return found
+
+
+def _timed(pid: int, tid: int, sleep: procfs.Sleep, clocks: dict[int, int | None]) -> Look:
+    record = procfs.scheduling(pid, tid)
+    if record is None:
+        return Look(sleep, None, None)
+    processor = record.processor
+    if processor not in clocks:
+        clocks[processor] = _clock_offset(processor)
+    offset = clocks[processor]
+    since = None if offset is None else record.exec_start + offset
+    return Look(sleep, since, record.timeslices)
+
+
+def _clock_offset(processor: int) -> int | None:
+    """Return what to add to a processor's scheduler clock to have time.perf_counter_ns.
+
+    Our own thread goes there for a moment; yielding brings its record up to date.
+    """
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {processor})
+    except OSError:  # not a processor that we may use
+        return None
+    try:
+        os.sched_yield()
+        now = time.perf_counter_ns()
+        own = procfs.scheduling(os.getpid(), threading.get_native_id())
+    finally:
+        os.sched_setaffinity(0, allowed)
+    return None if own is None or own.processor != processor else now - own.exec_start
 
 
 class Restarter:
@@ -78,8 +118,8 @@ class Restarter:
             return
         until = self._until.get(thread.tid)
         if until is None or until[0] != thread.registers.rsp or until[1] < time.perf_counter_ns():
-            end = time.perf_counter_ns() + asked - self._slept_ns(thread, look)
-            until = self._until[thread.tid] = (thread.registers.rsp, end)
+            until = (thread.registers.rsp, self._began_ns(thread, look) + asked)
+            self._until[thread.tid] = until
         left = max(0, until[1] - time.perf_counter_ns())
         if timeout.unit == "ms":
             setattr(thread.registers, timeout.register, -(-left // 1_000_000))
@@ -97,22 +137,21 @@ class Restarter:
         seconds, nanoseconds = struct.unpack("<qq", self._memory.read(value, 16))
         return int(seconds * _NS + nanoseconds)
 
-    def _slept_ns(self, thread: Thread, look: Look | None) -> int:
-        """Return how long the thread has been in its call.
+    def _began_ns(self, thread: Thread, look: Look | None) -> int:
+        """Return when the thread's call began to wait.
 
-        Where it can't be told (no record, or the thread moved between look and stop), nothing
-        is taken off: late is right, early would be wrong.
+        Where that can't be told (no record, or the thread moved between look and stop) it counts
+        from now: late is right, early would be wrong.
         """
+        now = time.perf_counter_ns()
         registers = thread.registers
-        if look is None or look.scheduling is None:
-            return 0
+        if look is None or look.since_ns is None or look.timeslices is None:
+            return now
         if (look.sleep.number, look.sleep.rsp) != (registers.orig_rax, registers.rsp):
-            return 0
-        now = procfs.scheduling(self._memory.pid, thread.tid)
-        if now is None or now.voluntary_switches - look.scheduling.voluntary_switches != 1:
-            return 0
-        in_stop = time.perf_counter_ns() - thread.stopped_ns
-        return int((now.exec_start - look.scheduling.exec_start) * 1e6) + in_stop
+            return now
+        if procfs.timeslices(self._memory.pid, thread.tid) != look.timeslices + 1:
+            return now  # it has been awake since
+        return min(look.since_ns, now)
 
     def _write_timespec(self, thread: Thread, register: str, left_ns: int) -> None:
         """Give the call a corrected timespec, on the thread's own stack.

@@ -23,6 +23,7 @@ from hotpatch.process import ledger
 from hotpatch.process.image import Process
 from hotpatch.quiescence.ranges import Range
 from hotpatch.update import calls
+from hotpatch.update.chain import is_armed
 from hotpatch.update.moment import at_quiescence
 from hotpatch.update.plan import Plan
 from hotpatch.update.session import Session
@@ -93,24 +94,3 @@ def settle(session: Session, plan: Plan) -> None:
     entry = ledger.decode(plan.header, header)
     if entry is None or (entry.state, entry.record.id) != (ledger.APPLIED, plan.id):
         raise HotpatchError("the ledger reads back differently after the commit")
-
-
-def is_armed(process: Process, function: ledger.Function) -> bool:
-    """Say whether a function's entry leads to the gate of this patch."""
-    return _reads_as_after(process, function.arm)
-
-
-def is_untouched(process: Process, function: ledger.Function) -> bool:
-    """Say whether nothing of a function's redirection is there, not even a part."""
-    return _reads_as_after(process, function.disarm)
-
-
-def _reads_as_after(process: Process, writes: Sequence[ledger.Write]) -> bool:
-    """Say whether memory is as a sequence of writes leaves it, later ones over earlier ones."""
-    left: dict[int, int] = {}
-    for write in writes:
-        left.update(enumerate(write.data, write.address))
-    first = min(left)
-    if max(left) - first < len(left):  # all in one piece, as nearly always
-        return process.read(first, len(left)) == bytes(left[a] for a in sorted(left))
-    return all(process.read(address, 1)[0] == value for address, value in left.items())

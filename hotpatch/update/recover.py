@@ -12,7 +12,7 @@ import struct
 
 from hotpatch.process import ledger
 from hotpatch.update import chain
-from hotpatch.update.commit import disarm, is_untouched
+from hotpatch.update.commit import disarm
 from hotpatch.update.session import Session
 from hotpatch.update.unmap import present, unmap
 
@@ -46,7 +46,7 @@ def remove_switched_off(session: Session) -> None:
 def remove(session: Session, patch: ledger.Entry) -> str | None:
     """Disarm a patch that is off, and unmap it; return why it stays mapped, if it does."""
     process = session.process
-    disarm(session, [f for f in patch.record.functions if not is_untouched(process, f)])
+    disarm(session, [f for f in patch.record.functions if not chain.is_untouched(process, f)])
     kept = unmap(session, present(session, patch.record.regions), patch.record.name)
     process.refresh()
     return kept
