@@ -124,23 +124,6 @@ def rip_operand(instruction: Instruction) -> RipOperand | None:
     return RipOperand(offset, instruction.end + displacement)
 
 
-def lowers_stack(instruction: Instruction) -> int | None:
-    """Return by how much an instruction lowers rsp if it does nothing else that matters.
-
-    That is `push`, `sub rsp, n` and, with 0, NOPs and endbr64; None for all others.
-    """
-    mnemonic, operands = instruction.mnemonic, instruction.operands
-    if mnemonic in ("nop", "endbr64"):
-        return 0
-    if "ip" in operands or instruction.data[0] == 0x66:
-        return None
-    if mnemonic == "push":
-        return 8
-    if mnemonic == "sub" and operands.startswith("rsp, 0x"):
-        return int(operands[5:], 16)
-    return None
-
-
 @cache
 def _engine(detail: bool) -> Any:
     import capstone  # noqa: PLC0415 - 40 ms that only commands that decode should pay

@@ -18,6 +18,7 @@ from hotpatch.arch.code import PAGE_SIZE
 from hotpatch.arch.disassembler import Instruction, decode
 
 _TABLE_SIZE = 4 * PAGE_SIZE  # 2,048 cases by address, 4,096 by offset
+_MAPPABLE = range(PAGE_SIZE, 1 << 47)
 
 # FF /4 with any ModRM but mod 00 r/m 101, which jumps through one fixed slot (a tail call).
 _INDIRECT = re.compile(rb"\xff[\x20-\x24\x26\x27\x60-\x67\xa0-\xa7\xe0-\xe7]", re.DOTALL)
@@ -42,7 +43,7 @@ def table_targets(
         for formed in _addresses(instruction):
             if formed in targets and formed != address:  # its own is that of a function pointer
                 found.append((instruction.address, formed))
-            if not address <= formed < address + len(code):
+            if formed in _MAPPABLE and not address <= formed < address + len(code):
                 bases.add(formed)
     for base in sorted(bases):
         table = _read_table(base, read)

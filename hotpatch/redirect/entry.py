@@ -15,8 +15,9 @@ from typing import NamedTuple
 from hotpatch.arch import code as machine
 from hotpatch.arch.branches import branches_to
 from hotpatch.arch.code import JUMP_SIZE, PAGE_SIZE, SHORT_JUMP_SIZE
-from hotpatch.arch.disassembler import Instruction, decode, lowers_stack
+from hotpatch.arch.disassembler import Instruction, decode
 from hotpatch.arch.moving import Move, Unmovable
+from hotpatch.arch.prologue import undo
 from hotpatch.arch.tables import table_targets
 from hotpatch.errors import Refused
 from hotpatch.redirect.displace import plan_displaced
@@ -56,7 +57,7 @@ class Entry(NamedTuple):
     resume: int | None
     """Where the old path goes on behind the displaced instructions; None: they never do."""
     kept: tuple[Instruction, ...] = ()
-    """Instructions before the jump that lower rsp and stay in place."""
+    """Instructions of the prologue that stay in place before the jump; the gate undoes them."""
     island: Stretch | None = None
     """The 5 bytes of padding that hold the jump to the gate, as they were."""
     reentries: tuple[int, ...] = ()
@@ -77,11 +78,6 @@ class Entry(NamedTuple):
     def entries(self) -> range:
         """Addresses that mean the function's start to a displaced branch."""
         return range(self.start if self.kept else self.address, self.start + 1)
-
-    @property
-    def undo(self) -> int:
-        """Bytes by which the kept instructions lower rsp."""
-        return sum(lowers_stack(instruction) or 0 for instruction in self.kept)
 
     @property
     def guarded(self) -> tuple[range, ...]:
@@ -172,9 +168,9 @@ def chained_entry(name: str, address: int, code: bytes, previous: int) -> Entry:
         if instruction.target is not None and instruction.mnemonic == "jmp":
             entry = _chain(name, address, instruction, tuple(kept), previous)
             return entry._replace(reentries=_reentries(address, code, instruction))
-        if lowers_stack(instruction) is None:
-            break
         kept.append(instruction)
+        if undo(kept) is None:
+            break
     raise Refused(
         f"{name} at {address:#x} no longer leads to the patch applied before",
         "another tool has changed it; see hotpatch list",
@@ -185,7 +181,7 @@ def chained_entry(name: str, address: int, code: bytes, previous: int) -> Entry:
 def _chain(
     name: str, address: int, jump: Instruction, kept: tuple[Instruction, ...], previous: int
 ) -> Entry:
-    kept = kept if any(lowers_stack(instruction) for instruction in kept) else ()
+    kept = kept if undo(kept) else ()
     island = None
     if len(jump.data) == SHORT_JUMP_SIZE:
         place, original = jump.address, jump.data

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Gates: the code that decides, at every call of a redirected function, between old and new.
 
-    gate:      test of the switch, to the replacement if it is on
+    gate:      test of the switch; if it is on, what undoes kept instructions, and to the new code
     old:       displaced instructions, jump into the old function
     original:  kept instructions, jump to old       (is `old` where none are kept)
 
@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from hotpatch.arch.assembler import Template, template
 from hotpatch.arch.code import FILL, JUMP_SIZE, jump, reaches
+from hotpatch.arch.prologue import undo
 from hotpatch.errors import Refused
 from hotpatch.redirect.displace import displace, displaced_size
 from hotpatch.redirect.entry import Entry
@@ -34,9 +35,11 @@ class GateCode(NamedTuple):
 
 def gate_size(entry: Entry) -> int:
     """Return the size of the entry's gate, a multiple of GATE_ALIGNMENT."""
-    size = len(_far().code) + displaced_size(entry.displaced, entry.resume)
+    size = len(_far_test().code) + len(_far_jump().code)
+    size += displaced_size(entry.displaced, entry.resume)
     if entry.kept:
-        size += sum(len(instruction.data) for instruction in entry.kept) + JUMP_SIZE
+        kept = sum(len(instruction.data) for instruction in entry.kept)
+        size += len(_undo(entry)) + kept + JUMP_SIZE
     return -(-size // GATE_ALIGNMENT) * GATE_ALIGNMENT
 
 
@@ -47,7 +50,7 @@ def build_gate(entry: Entry, address: int, switch: int, new: int) -> GateCode:
     entry or something that its displaced instructions refer to is out of reach.
     """
     try:
-        code = _head(entry, address, switch, new)
+        code = _choice(entry, address, switch, new)
         original = old = address + len(code)
         code += displace(entry.displaced, old, entry.resume, entry.entries)
         if entry.kept:
@@ -73,21 +76,40 @@ def build_gates(
     return gates
 
 
-def _head(entry: Entry, address: int, switch: int, new: int) -> bytes:
-    near = template("gate_kept.S", "switch", "new", "undo") if entry.kept else _near()
-    symbols = {"switch": switch, "new": new, "undo": entry.undo}
-    try:
-        return near.fill(address, **symbols)
-    except OverflowError:
-        return _far().fill(address, **symbols)
+def _choice(entry: Entry, address: int, switch: int, new: int) -> bytes:
+    """Return the front of a gate, which goes to `new`, or on behind itself."""
+    if not entry.kept:
+        try:
+            return template("gate.S", "switch", "new").fill(address, switch=switch, new=new)
+        except OverflowError:
+            pass
+    return _test_and_jump(entry, address, switch, new)
 
 
-def _near() -> Template:
-    return template("gate.S", "switch", "new")
+def _test_and_jump(entry: Entry, address: int, switch: int, new: int) -> bytes:
+    near = template("gate_kept.S", "switch", "old")
+    test = near if reaches(address + len(near.code), switch) else _far_test()
+    front = address + len(test.code)
+    to_new = _undo(entry)
+    if reaches(front + len(to_new) + JUMP_SIZE, new):
+        to_new += jump(front + len(to_new), new)
+    else:
+        to_new += _far_jump().fill(front + len(to_new), new=new)
+    return test.fill(address, switch=switch, old=front + len(to_new)) + to_new
 
 
-def _far() -> Template:
-    return template("gate_far.S", "switch", "new", "undo")
+def _undo(entry: Entry) -> bytes:
+    code = undo(entry.kept)
+    assert code is not None
+    return code
+
+
+def _far_test() -> Template:
+    return template("gate_far.S", "switch", "old")
+
+
+def _far_jump() -> Template:
+    return template("gate_far_jump.S", "new")
 
 
 def _out_of_reach(entry: Entry, what: str) -> Refused:

@@ -4,7 +4,7 @@
 1. `jmp gate`, 5 bytes, behind `endbr64` or, in a sled of NOPs, behind some of these;
 2. the same one byte on, where the first instruction begins with a prefix that `jmp` ignores;
 3. `jmp short` to an *island*, a `jmp gate` in the padding between functions;
-4. `jmp gate` behind *kept* instructions that only lower rsp, which the gate undoes.
+4. `jmp gate` behind *kept* instructions, the start of a prologue that the gate can undo.
 
 Number 1 is the rule. The others are for entries across two pages, for branches into the
 first five bytes and for functions shorter than the jump.
@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 from hotpatch.arch import code as machine
 from hotpatch.arch.code import JUMP_SIZE, PAGE_SIZE, SHORT_JUMP_SIZE
-from hotpatch.arch.disassembler import Instruction, decode, lowers_stack
+from hotpatch.arch.disassembler import Instruction, decode
+from hotpatch.arch.prologue import undo
 
 WINDOW = JUMP_SIZE + 15 + 4
 """Bytes to decode for a jump: its own, the longest instruction across its end, an endbr64."""
@@ -148,8 +149,9 @@ def _kept_sites(function: Function, first: int) -> Iterator[Site]:
     kept: list[Instruction] = []
     offset = first - function.address
     for instruction in decode(function.code[offset : offset + WINDOW], first):
-        if lowers_stack(instruction) is None:
-            return
         kept.append(instruction)
-        if any(lowers_stack(i) for i in kept):
+        code = undo(kept)
+        if code is None:
+            return
+        if code:
             yield Site(instruction.end, instruction.end, JUMP_SIZE, tuple(kept))

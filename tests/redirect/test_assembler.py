@@ -16,8 +16,9 @@ from hotpatch.arch.assembler import AssemblyError, assemble, source, template
 
 GATES = [
     ("gate.S", ("switch", "new")),
-    ("gate_kept.S", ("switch", "new", "undo")),
-    ("gate_far.S", ("switch", "new", "undo")),
+    ("gate_kept.S", ("switch", "old")),
+    ("gate_far.S", ("switch", "old")),
+    ("gate_far_jump.S", ("new",)),
     ("displaced_call.S", ("return_slot",)),
     ("displaced_loop.S", ("target",)),
 ]
@@ -66,14 +67,12 @@ def test_what_cannot_be_assembled_is_an_error(text: str) -> None:
 def test_a_filled_template_is_the_assembled_source(data: st.DataObject) -> None:
     name, symbols = data.draw(st.sampled_from(GATES))
     address = data.draw(st.integers(1 << 31, 1 << 46))
-    wide = name == "gate_far.S"
+    wide = [("gate_far.S", "switch"), ("gate_far_jump.S", "new")]
     values = {}
     for symbol in symbols:
         distance = st.integers(-(1 << 30), 1 << 30).filter(lambda d: abs(d) > 1000)
         values[symbol] = address + data.draw(distance)
-        if symbol == "undo":
-            values[symbol] = data.draw(st.integers(1 << 8, 1 << 30))
-        elif wide:
+        if (name, symbol) in wide:
             values[symbol] = data.draw(st.integers(1 << 32, (1 << 47) - 1))
     filled = template(name, *symbols).fill(address, **values)
     assert filled == assemble(name, address, **values).code

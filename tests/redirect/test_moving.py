@@ -130,7 +130,7 @@ def test_what_is_out_of_reach_overflows() -> None:
             displace([plan_move(instruction)], HERE + (1 << 31) + 0x10000, None)
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=700, deadline=None)
 @given(st.binary(min_size=15, max_size=15), st.integers(-(1 << 30), 1 << 30))
 @example(bytes.fromhex("c4e2fd0015") + bytes(10), 0x1000)
 def test_any_instruction_is_refused_or_means_the_same(data: bytes, distance: int) -> None:
@@ -149,7 +149,7 @@ RIP_FORM = st.tuples(
 ).map(lambda t: bytes.fromhex(t[0]) + bytes([t[1], t[2] << 3 | 5]) + t[3])  # fmt: skip
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(RIP_FORM, st.integers(-(1 << 20), 1 << 20))
 def test_any_operand_relative_to_rip_is_corrected(data: bytes, distance: int) -> None:
     instructions = decode(data, HERE, 1)

@@ -36,7 +36,7 @@ IMPOSSIBLE = {("mov", 1)}
 # Without padding near by there are no islands.
 IMPOSSIBLE_WITHOUT_PADDING = IMPOSSIBLE | {
     ("push", 2), ("push", 3), ("push two", 4), ("mov", 2), ("mov", 3),
-    ("mov", 4), ("jump", 2), ("jump", 3), ("jump", 4), ("frame", 2), ("frame", 3), ("frame", 4),
+    ("mov", 4), ("jump", 2), ("jump", 3), ("jump", 4),
     ("push", 4), ("short jump", 1), ("short jump", 2), ("short jump", 3), ("short jump", 4),
     ("endbr64", 2), ("endbr64", 3), ("endbr64", 4),
 }  # fmt: skip

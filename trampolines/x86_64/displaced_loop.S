@@ -6,7 +6,7 @@
  *
  * On entry   the branch is not taken at `not_taken`, taken at `taken`
  * On exit    behind this code, or at `target`
- * Registers, flags, stack  not changed
+ * Registers  none changed, nor flags and stack
  * Symbols    target  where the branch goes when taken
  */
 not_taken:

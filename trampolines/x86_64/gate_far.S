@@ -1,20 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 
 /*
- * The gate where the switch or the replacement is further than 2 GB away.
+ * The test of a gate whose switch is further than 2 GB away. What goes to
+ * the replacement follows this code.
  *
- * On entry   as gate.S or gate_kept.S
- * On exit    at `new` as at the function's entry, or at `old` unchanged
- * Registers  none changed (rsp raised by `undo` on the way to `new`)
- * Flags      changed: they are dead at a function's entry
+ * On entry   as at the function's entry, or behind its first instructions
+ * On exit    behind this code if the switch is on, else at `old`; in the
+ *            same state
+ * Registers  none changed
+ * Flags      changed: they are dead at a function's entry (psABI 3.2.1)
  * Stack      8 bytes written below the red zone, which may be in use where
  *            a loop of the function leads back to its entry
  * Symbols    switch  the word that commits the patch, 0 is off; anywhere
- *            new     the replacement; anywhere
- *            undo    bytes by which instructions kept before the jump
- *                    lowered rsp, 0 if there are none
- *
- * The jump has a notrack prefix: `new` need not begin with endbr64.
+ *            old     the old path
  */
 gate:
         lea     rsp, [rsp - 128]
@@ -24,9 +22,3 @@ gate:
         pop     rax
         lea     rsp, [rsp + 128]
         je      old
-        lea     rsp, [rsp + undo]
-        .byte   0x3e
-        jmp     qword ptr [rip + slot]
-slot:
-        .quad   new
-old:

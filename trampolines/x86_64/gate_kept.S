@@ -1,22 +1,20 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 
 /*
- * The gate of a function whose first instructions stay where they are,
- * before the entry jump, because the jump does not fit in their page.
- * They only move rsp (push, sub rsp), so undoing them is one addition.
+ * The test of a gate where something has to be done before the replacement
+ * is entered: undoing the first instructions of the function, which stay in
+ * place where the entry jump does not fit in their page; or a jump further
+ * than 2 GB. What is done follows this code.
  *
- * On entry   those instructions have been run: rsp is `undo` bytes lower
- *            than at the function's entry, nothing else differs
- * On exit    at `new` as at the function's entry, or at `old` unchanged
- * Registers  rsp as said, no other changed
- * Flags      changed: they are dead at a function's entry
- * Stack      not written
- * Symbols    switch, new  as in gate.S
- *            undo         bytes by which rsp was lowered
+ * On entry   as at the function's entry, or behind its first instructions
+ * On exit    behind this code if the switch is on, else at `old`; in the
+ *            same state
+ * Registers  none changed
+ * Flags      changed: they are dead at a function's entry (psABI 3.2.1)
+ * Stack      not touched, nor the area below rsp
+ * Symbols    switch  the word that commits the patch, 0 is off; within 2 GB
+ *            old     the old path
  */
 gate:
         cmp     dword ptr [rip + switch], 0
         je      old
-        lea     rsp, [rsp + undo]
-        jmp     new
-old:
