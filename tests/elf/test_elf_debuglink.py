@@ -87,6 +87,9 @@ def test_debug_file_of_another_build_is_passed_over(tree: Tree) -> None:
 
 def test_candidates_that_are_no_files_are_passed_over(tree: Tree) -> None:
     os.mkfifo(f"{tree.bin}/app.debug")
+    endless = Path(f"{tree.root}/usr/lib/debug/usr/bin/app.debug")
+    endless.parent.mkdir(parents=True)
+    endless.symlink_to("/dev/zero")
     Path(f"{tree.bin}/.debug/app.debug").mkdir(parents=True)
     assert tree.find() is None
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import struct
 
@@ -70,10 +71,12 @@ def test_any_name_is_found_as_it_is_shown(name: str) -> None:
     assert [s.value for s in elf.symbols.by_name(name)] == [7]
 
 
-def test_name_that_looks_like_a_row_of_the_table_is_not_taken_for_one() -> None:
-    # st_name 1 is also found at other places of the column of names, not a multiple of 4.
-    elf = table(Sym(0x100, 1), Sym(1, 2), Sym(0x10000, 3), strings=b"\0name\0" + bytes(0x10000))
-    assert [s.value for s in elf.symbols.by_name("name")] == [2]
+def test_bytes_of_two_rows_are_not_taken_for_one_of_another() -> None:
+    # As little-endian words, 0x100 and 0x10000 side by side hold the bytes of the word 1.
+    strings = b"\0f.cold\0f\0" + bytes(0x10000)
+    symbols = table(Sym(8, 1), Sym(0x100, 2), Sym(0x10000, 3), Sym(1, 4), strings=strings).symbols
+    (function,) = symbols.by_name("f")
+    assert [s.value for s in symbols.fragments(function)] == [4]
 
 
 # Versions
@@ -287,6 +290,17 @@ def test_fragments_that_gcc_makes(sample_directory: str) -> None:
 
 
 # Rows
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_garbage_collector_is_left_as_it_was(enabled: bool) -> None:
+    was_enabled = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        assert names(table(Sym("a")).symbols.functions()) == ["a"]
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if was_enabled else gc.disable)()
 
 
 def test_section_index_that_overflows_is_looked_up() -> None:
