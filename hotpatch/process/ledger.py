@@ -34,6 +34,8 @@ from hotpatch.linux.procfs import Mapping
 MAGIC = b"HOTPATCH"
 FORMAT = 1
 NAME = "hotpatch"
+MAPPING = f"/memfd:{NAME}-"
+"""How the path of a region's header begins in /proc/PID/maps."""
 STATE_OFFSET, SWITCH_OFFSET, TIME_OFFSET = 12, 16, 32
 _HEADER = struct.Struct("<8sIIIIIIQ")
 _TEXT_OFFSET = 64
@@ -208,4 +210,4 @@ def _region_size(mapping: Mapping) -> int:
 
 def is_ours(mapping: Mapping) -> bool:
     """Say whether a mapping is the header of a region of hotpatch's."""
-    return mapping.path.startswith(f"/memfd:{NAME}-") and mapping.offset == 0
+    return mapping.path.startswith(MAPPING) and mapping.offset == 0

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from hotpatch.elf.symbols import Symbol
 from hotpatch.errors import HotpatchError, Refused
+from hotpatch.link.bind import Binding
 from hotpatch.link.image import Call, LinkedImage, image_size, link
 from hotpatch.link.layout import Run, span
 from hotpatch.link.scope import find_replaced
@@ -34,6 +35,7 @@ from hotpatch.redirect.gate import GateCode, build_gates, gate_size
 from hotpatch.update import chain
 from hotpatch.update.neighbours import Neighbours
 from hotpatch.update.programs import program
+from hotpatch.update.verdicts import Verdict, verdicts
 
 PAGE = 4096
 STACK_SIZE = 256 << 10
@@ -70,6 +72,8 @@ class Plan(NamedTuple):
     warnings: tuple[str, ...]
     replace: tuple[str, ...]
     forced: bool
+    bindings: tuple[Binding, ...]
+    verdicts: tuple[Verdict, ...]
 
     @property
     def header(self) -> int:
@@ -145,6 +149,8 @@ def make_plan(
         (*image.warnings, *neighbours.warnings),
         replace,
         force,
+        image.bindings,
+        verdicts(patch, functions, image),
     )
 
 

@@ -100,6 +100,14 @@ class Target:
         self._process.refresh()
         return self._process.patches
 
+    def patch(self, patch_id: str | None = None) -> ledger.Entry:
+        """Return the applied patch with this id, start of an id, or name; the newest for None.
+
+        Raises Refused where there is none, or several.
+        """
+        self._process.refresh()
+        return reverting.find(self._process, patch_id)
+
 
 def apply(
     pid: int,
