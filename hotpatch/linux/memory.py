@@ -25,6 +25,16 @@ _IOV_MAX = 1024
 _ESRCH = 3
 
 
+class Buffer:
+    """Memory of ours that is filled and searched again and again: fresh pages cost more."""
+
+    def __init__(self, size: int) -> None:
+        """Make room for `size` bytes."""
+        self.data = bytearray(max(8, -(-size // 8) * 8))
+        self._pinned = (ctypes.c_char * len(self.data)).from_buffer(self.data)
+        self.address = ctypes.addressof(self._pinned)
+
+
 class Memory:
     """The address space of a process; closed with the context or `close`."""
 
@@ -41,18 +51,17 @@ class Memory:
 
     def read(self, address: int, size: int) -> bytes:
         """Return `size` bytes; raises OSError where they are not all mapped, Gone at its end."""
-        buffer = bytearray(size)
-        if size and self.read_many(((address, size),), buffer) != size:
+        buffer = ctypes.create_string_buffer(size)
+        if size and self._readv(((address, size),), ctypes.addressof(buffer), size) != size:
             raise OSError(14, f"{size} bytes at {address:#x} can't be read in process {self.pid}")
-        return bytes(buffer)
+        return buffer.raw
 
-    def read_many(self, pieces: Sequence[tuple[int, int]], into: bytearray) -> int:
+    def read_many(self, pieces: Sequence[tuple[int, int]], into: Buffer) -> int:
         """Read (address, size) pieces one behind the other; return how many bytes came.
 
-        It stops short at the first piece that is not wholly mapped.
+        It stops short at the first piece that is not wholly mapped. `into` must have the room.
         """
-        target = (ctypes.c_char * len(into)).from_buffer(into)
-        start = ctypes.addressof(target)
+        start = into.address
         done = 0
         for first in range(0, len(pieces), _IOV_MAX):
             part = pieces[first : first + _IOV_MAX]

@@ -62,6 +62,8 @@ class Stop(NamedTuple):
 
 
 SIGTRAP = 5
+INTERRUPTED = EVENT_STOP << 16 | SIGTRAP << 8 | 0x7F
+"""What waitpid(2) says of a thread that PTRACE_INTERRUPT has stopped."""
 ENDED = Stop("ended", 0)
 
 

@@ -19,6 +19,7 @@ import os
 import struct
 import threading
 import time
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from hotpatch.arch import registers as arch
@@ -26,7 +27,7 @@ from hotpatch.arch import syscalls
 from hotpatch.arch.sigframe import RED_ZONE
 from hotpatch.linux import procfs, ptrace
 from hotpatch.linux.memory import Memory
-from hotpatch.linux.threads import Hold, Thread
+from hotpatch.linux.threads import Thread
 
 _NS = 1_000_000_000
 _STACK_GAP = 8192  # more than a signal frame: see Restarter._write_timespec
@@ -98,10 +99,10 @@ class Restarter:
         self._memory = memory
         self._until: dict[int, tuple[int, int]] = {}  # tid: (rsp, perf_counter_ns)
 
-    def conceal(self, hold: Hold, looks: dict[int, Look]) -> None:
-        """Change the registers of the held threads whose call would return EINTR."""
+    def conceal(self, threads: Iterable[Thread], looks: dict[int, Look]) -> None:
+        """Change the registers of those stopped threads whose call would return EINTR."""
         eintr = arch.unsigned(-arch.EINTR)
-        for thread in hold.threads.values():
+        for thread in threads:
             registers = thread.registers
             if registers.rax != eintr or registers.orig_rax not in syscalls.INTERRUPTED_BY_STOP:
                 continue

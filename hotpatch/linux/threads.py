@@ -16,13 +16,16 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from hotpatch.arch.registers import Registers
 from hotpatch.linux import procfs, ptrace
 
 _SIGCHLD = (signal.SIGCHLD,)
 _NAP = 500e-6
+_BATCH = 32
+_MANY = 16
+_STOP_TIME = 1e-6
 _SLOW_NS = 2_000_000
 _STUCK_NS = 200_000_000  # uninterruptible sleep, or a parent in vfork
 
@@ -56,18 +59,26 @@ class Hold:
     `held_ns` is, after it, the longest time for which a thread was held.
     """
 
-    def __init__(self, pid: int, only: int | None = None, limit_ns: int | None = None) -> None:
+    def __init__(
+        self,
+        pid: int,
+        only: int | None = None,
+        limit_ns: int | None = None,
+        observer: Callable[[list[Thread]], object] | None = None,
+    ) -> None:
         """Prepare to stop all threads, or `only` one.
 
         `limit_ns` is how long stopping may take; entering the context raises
         Unstoppable past it, or when a thread doesn't stop at all; PermissionError where ptrace is
-        denied; Gone.
+        denied; Gone. `observer` is given the threads as they stop, some at a time: what it does
+        with them takes no time of its own while others still have to stop.
         """
         self.pid = pid
         self.threads: dict[int, Thread] = {}
         self.held_ns = 0
         self._only = only
         self._limit_ns = limit_ns or _STUCK_NS
+        self._observer = observer
         self._dead: set[int] = set()
         self._pending: dict[int, Thread] = {}
 
@@ -115,27 +126,62 @@ class Hold:
 
     def _stop_each(self, tids: Iterable[int]) -> None:
         self._seize(tids)
-        clock = time.perf_counter_ns
-        request, interrupt = ptrace.request, ptrace.INTERRUPT
+        self._interrupt()
+        deadline = time.perf_counter_ns() + self._limit_ns
+        pending = list(self._pending.values())
+        for first in range(0, len(pending), _BATCH):
+            stopped = self._collect(pending[first : first + _BATCH], deadline)
+            if self._observer is not None and stopped:
+                self._observer(stopped)
+
+    def _interrupt(self) -> None:
+        request, interrupt, clock = ptrace.request, ptrace.INTERRUPT, time.perf_counter_ns
         for tid, thread in self._pending.items():
             thread.interrupted_ns = clock()
-            with contextlib.suppress(ProcessLookupError):
+            try:  # noqa: SIM105 - a context manager takes as long as the request
                 request(interrupt, tid)
-        deadline = clock() + self._limit_ns
-        for tid, thread in list(self._pending.items()):
-            stop = self._await(tid, deadline)
-            thread.stopped_ns = clock()
-            del self._pending[tid]
-            if stop.kind == "ended":
-                self._dead.add(tid)
-                continue
-            self.threads[tid] = thread
-            ptrace.get_registers(tid, thread.registers)
+            except ProcessLookupError:  # it has ended; _await will see
+                pass
 
-    def _await(self, tid: int, deadline: int) -> ptrace.Stop:
-        """Wait for the interrupt of one thread, passing on what comes before it."""
+    def _collect(self, threads: list[Thread], deadline: int) -> list[Thread]:
+        """Wait for some interrupted threads; return those that stopped, their registers read.
+
+        The loop is for the case that is nearly always: the thread has stopped, for our interrupt.
+        While many have still to stop, it is better to sleep than to be woken by each of them: they
+        need the processors.
+        """
+        waitpid, clock, get_registers = os.waitpid, time.perf_counter_ns, ptrace.get_registers
+        flags, interrupted = ptrace.WALL | os.WNOHANG, ptrace.INTERRUPTED
+        stopped = []
+        for thread in threads:
+            tid = thread.tid
+            try:
+                status = waitpid(tid, flags)[1]
+                if not status and len(self._pending) > _MANY:
+                    time.sleep(len(self._pending) * _STOP_TIME)
+                    status = waitpid(tid, flags)[1]
+            except ChildProcessError:
+                status = 0
+            if status != interrupted and self._await(tid, status, deadline).kind == "ended":
+                self._dead.add(tid)
+                del self._pending[tid]
+                continue
+            thread.stopped_ns = clock()
+            self.threads[tid] = thread
+            del self._pending[tid]
+            get_registers(tid, thread.registers)
+            stopped.append(thread)
+        return stopped
+
+    def _await(self, tid: int, status: int, deadline: int) -> ptrace.Stop:
+        """Wait for the interrupt of one thread, passing on what comes before it.
+
+        `status` is what waitpid has just said of it, 0 for nothing.
+        """
         while True:
-            stop = wait(tid, min(deadline, time.perf_counter_ns() + _SLOW_NS))
+            soon = min(deadline, time.perf_counter_ns() + _SLOW_NS)
+            stop = ptrace.decode(status) if status else wait(tid, soon)
+            status = 0
             if stop is None:
                 state = procfs.state(self.pid, tid)
                 if state in "ZX":  # a leader that exits before its threads is never reported
@@ -153,9 +199,12 @@ class Hold:
         request, detach, clock = ptrace.request, ptrace.DETACH, time.perf_counter_ns
         longest = 0
         for tid, thread in self.threads.items():
-            with contextlib.suppress(ProcessLookupError):
+            try:  # noqa: SIM105
                 request(detach, tid)
-            longest = max(longest, clock() - thread.interrupted_ns)
+            except ProcessLookupError:  # it was killed
+                pass
+            held = clock() - thread.interrupted_ns
+            longest = max(longest, held)
         self.held_ns = max(self.held_ns, longest)
         self.threads = {}
         for tid in list(self._pending):

@@ -8,11 +8,17 @@ function goes whichever way the switch says.
 
 from __future__ import annotations
 
+import ctypes
 from bisect import bisect_left
 from collections.abc import Iterable
 from typing import NamedTuple
 
-_PREFIX = slice(3, 6)  # bytes of a little-endian word that tell 16 MB of address space apart
+from hotpatch.linux.memory import Buffer
+
+_libc = ctypes.CDLL(None)
+_wmemchr = _libc.wmemchr  # finds a 32-bit word, a vector of them at a time
+_wmemchr.argtypes = (ctypes.c_void_p, ctypes.c_int32, ctypes.c_size_t)
+_wmemchr.restype = ctypes.c_void_p
 
 
 class Range(NamedTuple):
@@ -30,12 +36,8 @@ class Ranges:
         """Prepare; ranges may touch but not overlap."""
         self._ranges = sorted(ranges)
         self._starts = [r.start for r in self._ranges]
-        self._needles = sorted(
-            {
-                (window << 24).to_bytes(8, "little")[_PREFIX]
-                for r in self._ranges
-                for window in range(r.start >> 24, (r.end >> 24) + 1)
-            }
+        self._halves = sorted(
+            {half for r in self._ranges for half in range(r.start >> 32, (r.end >> 32) + 1)}
         )
 
     def find(self, address: int) -> Range | None:
@@ -45,19 +47,27 @@ class Ranges:
             return self._ranges[at]
         return None
 
-    def search(self, words: bytes | bytearray) -> list[tuple[int, int]]:
-        """Return (offset, word) of each 8-byte word that points inside a range.
+    def search(self, words: bytes) -> list[tuple[int, int]]:
+        """Return (offset, word) of each aligned word in `words` that points inside a range."""
+        buffer = Buffer(len(words))
+        buffer.data[: len(words)] = words
+        return self.search_buffer(buffer, len(words))
 
-        The ranges' common high bytes are looked for, so most of a stack costs nothing.
+    def search_buffer(self, words: Buffer, size: int) -> list[tuple[int, int]]:
+        """Return (offset, word) of each aligned word, of the first `size` bytes, inside a range.
+
+        The upper halves of words are compared first, by the C library: most of a stack
+        costs a fraction of a nanosecond a byte.
         """
         found = []
-        for needle in self._needles:
-            at = words.find(needle)
-            while at >= 0:
-                offset = at - _PREFIX.start
-                if offset >= 0 and not offset & 7:
-                    word = int.from_bytes(words[offset : offset + 8], "little")
+        base, data, end = words.address, words.data, words.address + size
+        for half in self._halves:
+            at = _wmemchr(base, half, size >> 2)
+            while at:
+                offset = at - base - 4
+                if not offset & 7:
+                    word = int.from_bytes(data[offset : offset + 8], "little")
                     if self.find(word) is not None:
                         found.append((offset, word))
-                at = words.find(needle, at + 1)
+                at = _wmemchr(at + 4, half, (end - at - 4) >> 2)
         return found

@@ -13,14 +13,17 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 from hotpatch.arch import registers
 from hotpatch.arch.sigframe import RED_ZONE
 from hotpatch.linux import procfs
-from hotpatch.linux.memory import Memory
-from hotpatch.linux.threads import Hold, Thread
+from hotpatch.linux.memory import Buffer, Memory
+from hotpatch.linux.threads import Thread
 from hotpatch.quiescence.ranges import Ranges
+
+_USUAL = 1 << 20  # room for the stacks of a batch of threads
 
 
 class Hit(NamedTuple):
@@ -68,25 +71,60 @@ class StackMap:
         return home is not None and home[0] <= thread.registers.rsp - RED_ZONE < home[1]
 
 
-def scan(hold: Hold, memory: Memory, stacks: StackMap, ranges: Ranges) -> list[Hit]:
-    """Return every word on the stacks and in the registers of all held threads that hits."""
-    threads = list(hold.threads.values())
-    hits = _search(ranges, threads, b"".join([bytes(t.registers) for t in threads]), registers.SIZE)
-    pieces, away = _pieces(threads, stacks, memory.pid)
-    copied = _copy(memory, pieces)
-    hits += _search_pieces(ranges, threads, pieces, copied)
-    if away:
-        more = _home_pieces(threads, away, pieces, copied, stacks)
-        hits += _search_pieces(ranges, threads, more, _copy(memory, more))
-    return hits
+class Scanner:
+    """Scans the stacks and registers of stopped threads, some threads at a time.
 
+    That may be done while other threads still run: nobody else writes the frames of a
+    thread that is stopped.
+    """
 
-def _search(ranges: Ranges, threads: list[Thread], words: bytes, each: int) -> list[Hit]:
-    return [Hit(threads[at // each].tid, word) for at, word in ranges.search(words)]
+    def __init__(self, memory: Memory, stacks: StackMap, ranges: Ranges) -> None:
+        """Prepare to search for words that point into `ranges`."""
+        self.hits: list[Hit] = []
+        self._memory = memory
+        self._stacks = stacks
+        self._ranges = ranges
+        self._buffer = Buffer(_USUAL)
+
+    def add(self, threads: Sequence[Thread]) -> None:
+        """Scan some threads; adds to `hits`."""
+        for at, word in self._ranges.search(b"".join([bytes(t.registers) for t in threads])):
+            self.hits.append(Hit(threads[at // registers.SIZE].tid, word))
+        pieces, away = _pieces(threads, self._stacks, self._memory.pid)
+        self._scan(threads, pieces)
+        if away:
+            more = _home_pieces(threads, away, pieces, self._buffer.data, self._stacks)
+            self._scan(threads, more)
+
+    def _scan(self, threads: Sequence[Thread], pieces: Sequence[tuple[int, int]]) -> None:
+        total = sum([size for _, size in pieces])
+        self._copy(pieces, total)
+        found = self._ranges.search_buffer(self._buffer, total)
+        if not found:
+            return
+        ends = list(accumulate(size for _, size in pieces))
+        self.hits += [Hit(threads[bisect_right(ends, at)].tid, word) for at, word in found]
+
+    def _copy(self, pieces: Sequence[tuple[int, int]], total: int) -> None:
+        """Copy pieces one behind the other; what can't be read any more is left zero.
+
+        The buffer is used again and again: new memory would cost more than the copying.
+        """
+        if len(self._buffer.data) < total:
+            self._buffer = Buffer(total)
+        if not total or self._memory.read_many(pieces, self._buffer) == total:
+            return
+        at = 0
+        for address, size in pieces:
+            part = Buffer(size)
+            if size:
+                self._memory.read_many(((address, size),), part)
+            self._buffer.data[at : at + size] = part.data[:size]
+            at += size
 
 
 def _pieces(
-    threads: list[Thread], stacks: StackMap, pid: int
+    threads: Sequence[Thread], stacks: StackMap, pid: int
 ) -> tuple[list[tuple[int, int]], list[int]]:
     """Return (address, size) of each thread's current stack, and the indices of those not at home.
 
@@ -94,50 +132,23 @@ def _pieces(
     """
     pieces, away = [], []
     for index, thread in enumerate(threads):
-        rsp = thread.registers.rsp
-        extent = stacks.extent(rsp, thread.registers.fs_base)
+        rsp, pointer = thread.registers.rsp, thread.registers.fs_base
+        extent = stacks.extent(rsp, pointer)
         if extent is None:
             stacks.refresh(procfs.mappings(pid))
-            extent = stacks.extent(rsp, thread.registers.fs_base)
+            extent = stacks.extent(rsp, pointer)
         if extent is None:  # no stack at all: nothing can return through it
             pieces.append((rsp, 0))
             continue
         start = max(rsp - RED_ZONE, extent[0])
         pieces.append((start, (extent[1] - start) & -8))
-        if not stacks.is_home(thread):
+        if extent[1] != pointer and not stacks.is_home(thread):
             away.append(index)
     return pieces, away
 
 
-def _copy(memory: Memory, pieces: Sequence[tuple[int, int]]) -> bytearray:
-    """Copy pieces one behind the other; what can't be read any more is left zero."""
-    total = sum(size for _, size in pieces)
-    copied = bytearray(total)
-    if total and memory.read_many(pieces, copied) != total:
-        copied = bytearray()
-        for address, size in pieces:
-            part = bytearray(size)
-            if size:
-                memory.read_many(((address, size),), part)
-            copied += part
-    return copied
-
-
-def _search_pieces(
-    ranges: Ranges, threads: list[Thread], pieces: Sequence[tuple[int, int]], copied: bytearray
-) -> list[Hit]:
-    found = ranges.search(copied)
-    if not found:
-        return []
-    ends, total = [], 0
-    for _, size in pieces:
-        total += size
-        ends.append(total)
-    return [Hit(threads[bisect_right(ends, at)].tid, word) for at, word in found]
-
-
 def _home_pieces(
-    threads: list[Thread],
+    threads: Sequence[Thread],
     away: list[int],
     pieces: list[tuple[int, int]],
     copied: bytearray,

@@ -17,7 +17,7 @@ from hotpatch.linux import procfs
 from hotpatch.linux.restart import Look
 from hotpatch.linux.threads import Hold, Unstoppable
 from hotpatch.quiescence.ranges import Range, Ranges
-from hotpatch.quiescence.stacks import Hit, StackMap, scan
+from hotpatch.quiescence.stacks import Hit, Scanner, StackMap
 from hotpatch.update.session import Session, no_time
 
 T = TypeVar("T")
@@ -64,18 +64,18 @@ def _attempt(
     if unstoppable:
         return None, unstoppable
     stacks = StackMap(process.pid, procfs.mappings(process.pid))
+    scanner = Scanner(process.memory, stacks, forbidden)
     try:
-        with session.hold(phase, looks) as hold:
-            hits = scan(hold, process.memory, stacks, forbidden)
-            if not hits and session.too_long(hold):
+        with session.hold(phase, looks, observer=scanner.add) as hold:
+            if not scanner.hits and session.too_long(hold):
                 return None, (Blocker(0, "--max-pause", (), ""),)
-            if not hits:
+            if not scanner.hits:
                 return (action(hold),), ()
     except Unstoppable as error:
         return None, (Blocker(error.tid, f"(state {error.state})", (), ""),)
     except NotNow as error:
         return None, (Blocker(0, error.reason, (), ""),)
-    return None, describe(session, forbidden, hits)
+    return None, describe(session, forbidden, scanner.hits)
 
 
 def _in_vfork(session: Session, looks: dict[int, Look]) -> tuple[Blocker, ...]:

@@ -12,7 +12,7 @@ from hotpatch.errors import Busy, Denied
 from hotpatch.linux import access, procfs
 from hotpatch.linux.priority import undisturbed
 from hotpatch.linux.restart import Look, look
-from hotpatch.linux.threads import Hold
+from hotpatch.linux.threads import Hold, Thread
 from hotpatch.process.image import Process
 from hotpatch.update.result import FunctionChange, PatchName, Progress, Result, StopTime
 
@@ -50,13 +50,27 @@ class Session:
         return look(self.process.pid, procfs.threads(self.process.pid))
 
     @contextlib.contextmanager
-    def hold(self, phase: str, looks: dict[int, Look], only: int | None = None) -> Iterator[Hold]:
-        """Stop the target, or one thread of it, invisibly; put the stop on the account."""
+    def hold(
+        self,
+        phase: str,
+        looks: dict[int, Look],
+        only: int | None = None,
+        observer: Callable[[list[Thread]], object] | None = None,
+    ) -> Iterator[Hold]:
+        """Stop the target, or one thread of it, invisibly; put the stop on the account.
+
+        `observer` is given the threads as they stop.
+        """
+
+        def stopped(threads: list[Thread]) -> None:
+            self.process.restarter.conceal(threads, looks)
+            if observer is not None:
+                observer(threads)
+
         pid = self.process.pid
-        hold = Hold(pid, only, self.max_pause_ns)
+        hold = Hold(pid, only, self.max_pause_ns, stopped)
         try:
             with undisturbed(), hold:
-                self.process.restarter.conceal(hold, looks)
                 self.threads = max(self.threads, len(hold.threads))
                 yield hold
         except PermissionError as error:
