@@ -81,8 +81,10 @@ def runs(elf: ElfFile, bias: int, filled_later: Iterable[int]) -> tuple[Run, ...
         prot = sum(p for flag, p in _PROTECTIONS.items() if segment.flags & flag)
         for page in pages(segment.vaddr, segment.memsz):
             protection[page] = protection.get(page, 0) | prot
-    for page in _read_only_after_relocation(elf) - {place & -PAGE for place in filled_later}:
-        if page in protection:
+    filled = {place & -PAGE for place in filled_later}
+    read_only = _read_only_after_relocation(elf)
+    for page in protection:
+        if page not in filled and any(page in place for place in read_only):
             protection[page] &= ~PROT_WRITE
     if any(prot & PROT_WRITE and prot & PROT_EXEC for prot in protection.values()):
         raise Refused(
@@ -92,14 +94,13 @@ def runs(elf: ElfFile, bias: int, filled_later: Iterable[int]) -> tuple[Run, ...
     return tuple(_joined(protection, bias))
 
 
-def _read_only_after_relocation(elf: ElfFile) -> set[int]:
-    """Return the pages that lie wholly in PT_GNU_RELRO, as the dynamic linker has it."""
-    found: set[int] = set()
-    for segment in elf.segments:
-        if segment.type == c.PT_GNU_RELRO:
-            end = (segment.vaddr + segment.memsz) & -PAGE
-            found.update(range(segment.vaddr & -PAGE, end, PAGE))
-    return found
+def _read_only_after_relocation(elf: ElfFile) -> list[range]:
+    """Return the addresses of the pages wholly in PT_GNU_RELRO, as the dynamic linker has it."""
+    return [
+        range(s.vaddr & -PAGE, (s.vaddr + s.memsz) & -PAGE)
+        for s in elf.segments
+        if s.type == c.PT_GNU_RELRO
+    ]
 
 
 def _joined(protection: dict[int, int], bias: int) -> Iterable[Run]:

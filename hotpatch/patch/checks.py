@@ -21,7 +21,7 @@ DF_1_PIE = 0x0800_0000
 """Flag of DT_FLAGS_1: the file is a program (gABI leaves it to binutils' elf/common.h)."""
 
 # Everything in the image is reached by 32-bit distances, from code that must lie near the target's.
-LARGEST_IMAGE = 1 << 30
+LARGEST_IMAGE = 1 << 28
 PAGE = 4096
 
 _COMPILE = "compile it with `cc $(hotpatch cflags) -shared -fPIC`"

@@ -19,7 +19,7 @@ from hotpatch.elf.file import ElfError, ElfFile
 from hotpatch.errors import Refused
 from hotpatch.patch import checks
 from hotpatch.patch.manifest import Manifest, Replacement, StaticReference, read_manifest
-from hotpatch.patch.trust import directory_problem, problem_of
+from hotpatch.patch.trust import problem_of
 
 if TYPE_CHECKING:
     from hotpatch.elf.symbols import Symbol
@@ -59,7 +59,9 @@ class PatchFile(NamedTuple):
         try:
             return cls._read(path, content, replace)._replace(trust=trust)
         except ElfError as error:
-            raise Refused(f"{path} is no shared object that can be read: {error}") from error
+            raise Refused(
+                f"no shared object that can be read: {error}", "see what `file` says of it"
+            ) from error
 
     @classmethod
     def _read(cls, path: str, content: bytes, replace: Sequence[str]) -> PatchFile:
@@ -88,16 +90,24 @@ def _content(path: str) -> tuple[bytes, str | None]:
     """Return what the file holds, and why it is not to be trusted."""
     try:
         # Not blocked by a pipe without a writer.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not S_ISREG(status.st_mode):
-                raise Refused(f"{path} is not a regular file", "name the patch's shared object")
-            if status.st_size > LARGEST_FILE:
-                raise Refused(f"{path} is larger than {LARGEST_FILE >> 20} MiB", "strip it")
-            return file.read(LARGEST_FILE), problem_of(status) or directory_problem(path)
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            return _read_all(path, fd)
+        finally:
+            os.close(fd)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or str(error)
         raise Refused(f"{path} can't be read: {reason}", "name the patch's file") from error
+
+
+def _read_all(path: str, fd: int) -> tuple[bytes, str | None]:
+    status = os.fstat(fd)
+    if not S_ISREG(status.st_mode):
+        raise Refused(f"{path} is not a regular file", "name the patch's shared object")
+    if status.st_size > LARGEST_FILE:
+        raise Refused(f"{path} is larger than {LARGEST_FILE >> 20} MiB", "strip it")
+    with open(fd, "rb", closefd=False) as file:
+        return file.read(LARGEST_FILE), problem_of(path, status)
 
 
 def _check_file(elf: ElfFile) -> None:

@@ -17,24 +17,19 @@ def trust_problem(path: str) -> str | None:
 
     Raises `OSError` where the file can't be seen.
     """
-    return problem_of(os.stat(path)) or directory_problem(path)  # noqa: PTH116
+    return problem_of(path, os.stat(path))  # noqa: PTH116
 
 
-def problem_of(status: os.stat_result) -> str | None:
-    """Return why a file of this `status` is not to be trusted, from its owner and mode."""
+def problem_of(path: str, status: os.stat_result) -> str | None:
+    """Return the same for a file that was opened at `path` and has this `status`."""
     if status.st_mode & S_IWOTH:
-        return f"every user can write it (mode {status.st_mode & 0o7777:04o})"
+        return f"{path} can be written by every user (mode {status.st_mode & 0o7777:04o})"
     if status.st_uid not in (0, os.geteuid()):
-        return f"it belongs to {_user(status.st_uid)}, neither root nor you"
-    return None
-
-
-def directory_problem(path: str) -> str | None:
-    """Return whether another user can put a file of their own in its place."""
+        return f"{path} belongs to {_user(status.st_uid)}, neither root nor you"
     directory = os.path.dirname(os.path.realpath(path))
     mode = os.stat(directory).st_mode  # noqa: PTH116
     if mode & S_IWOTH and not mode & S_ISVTX:
-        return f"every user can replace it: {directory} has mode {mode & 0o7777:04o}"
+        return f"{path} can be replaced by every user: {directory} has mode {mode & 0o7777:04o}"
     return None
 
 
