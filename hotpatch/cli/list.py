@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`hotpatch list [PID]`: the patches in a process, read from the process itself."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hotpatch.cli import arguments as options
+from hotpatch.cli.arguments import Arguments, Usage
+from hotpatch.cli.output import Output
+from hotpatch.errors import Denied, Gone, HotpatchError
+from hotpatch.linux import procfs
+from hotpatch.process import ledger
+
+if TYPE_CHECKING:
+    from hotpatch.process.image import Process
+
+OPERANDS = ("[PID]", "--exe PATH", "--all-of PATH")
+OPTIONS = (
+    options.EXE,
+    options.ALL_OF,
+    options.JSON,
+    options.QUIET,
+    options.VERBOSE,
+    options.NO_COLOR,
+)
+
+
+class Listing(NamedTuple):
+    """What a process has of patches, and how many regions a dead patcher left unfinished."""
+
+    pid: int
+    patches: list[ledger.Entry]
+    remnants: int
+
+
+def run(arguments: Arguments, output: Output) -> int:
+    """List the patches of a process, or of all."""
+    if arguments.operands or arguments.exe or arguments.all_of:
+        return _list_chosen(arguments, output)
+    listings, hidden = every()
+    output.value([_fields(listing) for listing in listings])
+    _print(listings, output)
+    if hidden:
+        processes = "process" if hidden == 1 else "processes"
+        output.note(f"{hidden} {processes} could not be looked at; root sees all")
+    return 0
+
+
+def _list_chosen(arguments: Arguments, output: Output) -> int:
+    from hotpatch.cli.targets import choose  # noqa: PLC0415
+
+    chosen = choose(arguments)
+    if chosen.operands:
+        raise Usage("there are too many operands", "name one process, or none for all")
+    listings = [of_process(pid) for pid in chosen.pids]
+    fields = [_fields(listing) for listing in listings]
+    output.value(fields if chosen.all_of else fields[0])
+    _print(listings, output)
+    for listing in listings:
+        if not listing.patches:
+            output.note(f"process {listing.pid} has no patches")
+    return 0
+
+
+def of_process(pid: int) -> Listing:
+    """Return what one process has; raises Gone, Denied and Refused."""
+    from hotpatch.process.image import Process  # noqa: PLC0415
+
+    with Process(pid) as process:
+        return _listing(process)
+
+
+def _listing(process: Process) -> Listing:
+    return Listing(process.pid, process.patches, len(process.remnants))
+
+
+def every() -> tuple[list[Listing], int]:
+    """Return what all processes have, and how many could not be looked at."""
+    found = []
+    hidden = 0
+    for pid in procfs.processes():
+        try:
+            if pid != os.getpid() and procfs.maps_contain(pid, ledger.MAPPING.encode()):
+                found.append(of_process(pid))
+        except (Gone, FileNotFoundError, ProcessLookupError):
+            continue  # it ended meanwhile
+        except (Denied, PermissionError):
+            hidden += 1
+        except HotpatchError:
+            continue  # it has become something that can't have patches
+    return [listing for listing in found if listing.patches or listing.remnants], hidden
+
+
+def state(patch: ledger.Entry) -> str:
+    """Return what a patch is to its process: its switch decides, as it does for the code."""
+    if patch.switch == ledger.ON:
+        return "applied"
+    return "reverted" if patch.state == ledger.REVERTING else "staged"
+
+
+def applied_at(patch: ledger.Entry) -> str | None:
+    """Return when a patch was committed, in ISO 8601 and UTC; None where it never was."""
+    if state(patch) == "staged":
+        return None
+    from time import gmtime, strftime  # noqa: PLC0415
+
+    seconds, rest = divmod(patch.committed_ns, 1_000_000_000)
+    return strftime("%Y-%m-%dT%H:%M:%S", gmtime(seconds)) + f".{rest // 1_000_000:03d}Z"
+
+
+def _fields(listing: Listing) -> dict[str, Any]:
+    return {
+        "pid": listing.pid,
+        "patches": [
+            {
+                "id": patch.record.id,
+                "name": patch.record.name,
+                "state": state(patch),
+                "functions": [function.name for function in patch.record.functions],
+                "applied_at": applied_at(patch),
+            }
+            for patch in listing.patches
+        ],
+    }
+
+
+def _print(listings: list[Listing], output: Output) -> None:
+    """Print a line for each patch, under a heading."""
+    from hotpatch.cli.report import SHORT_ID, table  # noqa: PLC0415
+
+    rows = [("PID", "PATCH", "NAME", "STATE", "APPLIED AT", "FUNCTIONS")]
+    for listing in listings:
+        for patch in listing.patches:
+            record = patch.record
+            names = [function.name for function in record.functions]
+            shown = names if output.verbose else names[:_MOST_NAMES]
+            more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+            when = applied_at(patch) or "-"
+            functions = ", ".join(shown) + more
+            rows.append(
+                (str(listing.pid), record.id[:SHORT_ID], record.name, state(patch), when, functions)
+            )
+    if len(rows) > 1:
+        output.result("\n".join(table(rows)))
+    for listing in listings:
+        if listing.remnants:
+            output.note(
+                f"process {listing.pid} has memory of a hotpatch that died; the next apply or "
+                "revert removes it"
+            )
+
+
+_MOST_NAMES = 4

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The entry point: finds the command, and turns what it raises into messages and exit codes.
+
+Nothing but the command that is asked for is imported, and nothing at all to say which there are.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+import hotpatch
+from hotpatch.cli.output import Output, keep_standard_streams
+
+if TYPE_CHECKING:
+    from hotpatch.cli.arguments import Command
+
+COMMANDS = {
+    "apply": "apply a patch to a running process",
+    "check": "say what applying a patch would do; the target is not touched",
+    "revert": "take a patch out of a process",
+    "list": "list the patches in a process, or in every process of the host",
+    "inspect": "say what a patch replaces, brings and needs",
+    "cflags": "print the compiler flags that find hotpatch.h",
+    "completion": "print the completion script of a shell",
+}
+
+_HELP = """\
+usage: hotpatch COMMAND [OPTIONS] ...
+
+Changes the code of native Linux processes while they run.
+
+commands:
+{commands}
+`hotpatch COMMAND --help` explains one; `hotpatch --version` says which hotpatch this is.
+
+exit codes:
+  0  done and read back         4  busy: not quiescent in time, target unchanged
+  1  a defect of hotpatch       5  rolled back: code of the patch failed, target as before
+  2  wrong usage                6  the process ended, or never was
+  3  refused, target untouched  7  permission denied"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `hotpatch` with these arguments (default: the process's own), return its exit code."""
+    keep_standard_streams()
+    name, *rest = (sys.argv[1:] if argv is None else argv) or [""]
+    if name in ("-h", "--help", "-V", "--version"):
+        output = Output()
+        output.result(_about(name))
+        return 0 if output.written() else 1
+    return _run(name, rest)
+
+
+def _about(option: str) -> str:
+    if option in ("-V", "--version"):
+        return f"hotpatch {hotpatch.__version__}"
+    width = max(map(len, COMMANDS))
+    rows = (f"  {name:<{width}}  {summary}\n" for name, summary in COMMANDS.items())
+    return _HELP.format(commands="".join(rows))
+
+
+def _run(name: str, argv: Sequence[str]) -> int:
+    """Run one command; report what it raises."""
+    from hotpatch.cli.arguments import explain, parse  # noqa: PLC0415
+
+    output = Output(json="--json" in argv)
+    try:
+        command = _find(name)
+        arguments = parse(command.OPTIONS, argv)
+        if arguments.help:
+            output = Output()
+            output.result(explain(name, COMMANDS[name], command))
+            code = 0
+        else:
+            output = Output(arguments.json, arguments.quiet, arguments.verbose, arguments.no_color)
+            code = command.run(arguments, output)
+    except (Exception, KeyboardInterrupt) as error:
+        from hotpatch.cli.failure import failure_of, report  # noqa: PLC0415
+
+        failure = failure_of(error)
+        output.value(failure.fields)
+        report(failure, output)
+        code = failure.code
+    if output.written() or name in ("apply", "revert"):  # what was done to a target stands
+        return code
+    return code or 1
+
+
+def _find(name: str) -> Command:
+    from hotpatch.cli.arguments import Usage  # noqa: PLC0415
+
+    if name in COMMANDS:
+        command: Command = import_module(f"hotpatch.cli.{name}")
+        return command
+    reason = f"there is no command {name!r}" if name else "no command is given"
+    raise Usage(reason, f"the commands are {', '.join(COMMANDS)}; see `hotpatch --help`")
