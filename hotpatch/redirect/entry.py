@@ -281,13 +281,16 @@ def _check_branches(function: Function, site: Site) -> tuple[int, ...]:
             raise _Unsuitable(f"another symbol, at {label:#x}, lies where the jump would be")
     reentries = []
     targets = range(function.address, site.end)
-    for stretch in (Stretch(function.address, function.code), *function.fragments):
+    stretches = (Stretch(function.address, function.code), *function.fragments)
+    extents = [range(stretch.address, stretch.end) for stretch in stretches]
+    for stretch in stretches:
         for branch in branches_to(stretch.data, stretch.address, targets, inside.start):
             if branch.target in inside:
                 raise _Unsuitable(f"it branches into the bytes that the jump needs: {branch}")
             if not site.start <= branch.address < site.end:
                 reentries.append(branch.address)
-        for place, target in table_targets(stretch.data, stretch.address, targets, function.read):
+        tables = table_targets(stretch.data, stretch.address, targets, extents, function.read)
+        for place, target in tables:
             if target in inside:
                 raise _Unsuitable(f"a table, at {place:#x}, leads into the bytes of the jump")
             reentries.append(place)

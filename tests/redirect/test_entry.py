@@ -177,7 +177,7 @@ def test_a_loop_back_to_the_entry_is_reported() -> None:
 def test_a_switch_that_continues_under_the_jump_is_seen() -> None:
     table = 0x402000
     text = f"push rbx; l: lea rcx, [rip + {table - BASE - 8:#x}]; movsxd rax, dword ptr [rcx + rax*4]; add rax, rcx; jmp rax"  # noqa: E501
-    entries = [BASE + 0x20, BASE + 1, BASE + 0x30]
+    entries = [BASE + 8, BASE + 1, BASE + 9]
 
     def read(address: int, size: int) -> bytes:
         data = b"".join((e - table).to_bytes(4, "little", signed=True) for e in entries)
@@ -189,7 +189,9 @@ def test_a_switch_that_continues_under_the_jump_is_seen() -> None:
         plan_entry(function(text, read=read))
     entries[1] = BASE + 8
     assert plan_entry(function(text, read=read)).reentries == ()
-    entries[1] = BASE
+    entries[:2] = [BASE + 0x800, BASE + 1]  # not a table of this function
+    assert plan_entry(function(text, read=read)).reentries == ()
+    entries[:2] = [BASE + 8, BASE]
     assert plan_entry(function(text, read=read)).reentries == (table + 4,)
 
 
