@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from hotpatch.cli import arguments as options
-from hotpatch.cli.arguments import Arguments, Option, Usage
+from hotpatch.cli.arguments import Arguments, Option
 from hotpatch.cli.output import Output
 from hotpatch.cli.report import plan_fields, plan_text, result_text
 from hotpatch.cli.targets import choose
@@ -34,12 +34,8 @@ OPTIONS = (
 
 def run(arguments: Arguments, output: Output) -> int:
     """Apply the patch, or only say what that would do."""
-    chosen = choose(arguments)
-    if len(chosen.operands) != 1:
-        given = "no patch is given" if not chosen.operands else "there are too many operands"
-        raise Usage(given, "name a process and a patch: hotpatch apply PID PATCH.so")
-    job = Apply(chosen.operands[0], arguments)
-    return update(chosen, job, output)
+    chosen = choose(arguments, 1, 1, "name a process and a patch: hotpatch apply PID PATCH.so")
+    return update(chosen, Apply(chosen.operands[0], arguments), output)
 
 
 class Apply:
@@ -54,7 +50,7 @@ class Apply:
         """Apply it to one process."""
         given = self._arguments
         plan = None
-        if given.dry_run or given.verbose:
+        if given.dry_run or (given.verbose and not given.json):
             plan = target.plan(self._path, given.replace, given.force)
         if given.dry_run:
             assert plan is not None

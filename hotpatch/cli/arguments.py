@@ -125,7 +125,7 @@ def parse(options: Sequence[Option], argv: Sequence[str]) -> Arguments:
     try:
         given, operands = gnu_getopt(list(argv), short, long)
     except GetoptError as error:
-        raise Usage(error.msg) from None
+        raise Usage(error.msg, "see --help") from None
     arguments = Arguments()
     arguments.operands = operands
     for name, text in given:
@@ -140,7 +140,7 @@ def _set(arguments: Arguments, option: Option, name: str, text: str) -> None:
     try:
         value = option.convert(text)
     except ValueError as error:
-        raise Usage(f"{name} {text!r} is not {error}") from None
+        raise Usage(f"{name} {text!r} is not {error}", "see --help") from None
     if option.repeat:
         value = [*getattr(arguments, option.attribute), value]
     setattr(arguments, option.attribute, value)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from hotpatch.cli.arguments import Usage
 from hotpatch.cli.output import CYAN, RED, Output
-from hotpatch.errors import Gone, HotpatchError
+from hotpatch.errors import Denied, Gone, HotpatchError
 
 _SIGINT = 2  # importing `signal` would be felt by commands that need nothing else of it
 _MOST_BLOCKERS = 20
@@ -56,6 +56,9 @@ def failure_of(error: BaseException) -> Failure:
         return Failure(128 + number, {"status": "interrupted", "reason": reason, "hint": ""}, error)
     if isinstance(error, ProcessLookupError):
         return Failure(Gone.exit_code, Gone("the process ended").fields(), error)
+    if isinstance(error, PermissionError):
+        denied = Denied(f"the kernel denies it: {error}", "run hotpatch as root")
+        return Failure(denied.exit_code, denied.fields(), error)
     return Failure(HotpatchError.exit_code, _unexpected(error).fields(), error)
 
 
@@ -80,11 +83,11 @@ def _place(error: BaseException) -> str:
     return f"({trace.tb_frame.f_code.co_filename.rpartition('/')[2]}, line {trace.tb_lineno})"
 
 
-def report(failure: Failure, output: Output) -> None:
+def report(failure: Failure, output: Output, prefix: str = "") -> None:
     """Tell the user of a failure: what is wrong, who is in the way, what to do."""
     fields = failure.fields
-    output.message("error", RED, fields["reason"])
-    blockers = fields.get("blockers", ())
+    output.message("error", RED, prefix + fields["reason"])
+    blockers = [b for b in fields.get("blockers", ()) if b["tid"]]  # else it is the reason itself
     shown = len(blockers) if output.verbose else _MOST_BLOCKERS
     for blocker in blockers[:shown]:
         output.line(_blocker(blocker, output.verbose))
@@ -105,7 +108,7 @@ def report(failure: Failure, output: Output) -> None:
 def _blocker(blocker: Mapping[str, Any], all_frames: bool) -> str:
     """Return one thread that stood in the way: where it was, and what it slept in."""
     frames = blocker["frames"] if all_frames else blocker["frames"][:_MOST_FRAMES]
-    thread = f"thread {blocker['tid']}" if blocker["tid"] else "the target"
     call = blocker["syscall"]
     doing = f", asleep in {call}()" if call not in ("", "running") else f", {call}" * bool(call)
-    return f"{thread} in {blocker['function']}{doing}{': ' if frames else ''}{', '.join(frames)}"
+    found = f": {', '.join(frames)}" if frames else ""
+    return f"thread {blocker['tid']} in {blocker['function']}{doing}{found}"

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hotpatch.cli import arguments as options
-from hotpatch.cli.arguments import Arguments, Usage
+from hotpatch.cli.arguments import Arguments
 from hotpatch.cli.output import Output
 from hotpatch.errors import Denied, Gone, HotpatchError
 from hotpatch.linux import procfs
@@ -44,24 +44,33 @@ def run(arguments: Arguments, output: Output) -> int:
     _print(listings, output)
     if hidden:
         processes = "process" if hidden == 1 else "processes"
-        output.note(f"{hidden} {processes} could not be looked at; root sees all")
+        output.note(f"{hidden} {processes} could not be looked at")
     return 0
 
 
 def _list_chosen(arguments: Arguments, output: Output) -> int:
+    from hotpatch.cli.failure import failure_of, report  # noqa: PLC0415
     from hotpatch.cli.targets import choose  # noqa: PLC0415
 
-    chosen = choose(arguments)
-    if chosen.operands:
-        raise Usage("there are too many operands", "name one process, or none for all")
-    listings = [of_process(pid) for pid in chosen.pids]
-    fields = [_fields(listing) for listing in listings]
+    chosen = choose(arguments, 0, 0, "name one process, or none for all")
+    listings = []
+    failures = []
+    for pid in chosen.pids:
+        try:
+            listings.append(of_process(pid))
+        except HotpatchError as error:
+            if not chosen.all_of:
+                raise
+            failures.append(failure_of(error).having(pid=pid))
+    fields = [*map(_fields, listings), *(failure.fields for failure in failures)]
     output.value(fields if chosen.all_of else fields[0])
     _print(listings, output)
     for listing in listings:
         if not listing.patches:
             output.note(f"process {listing.pid} has no patches")
-    return 0
+    for failure in failures:
+        report(failure, output, f"process {failure.fields['pid']}: ")
+    return failures[0].code if failures else 0
 
 
 def of_process(pid: int) -> Listing:

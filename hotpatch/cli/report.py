@@ -108,6 +108,9 @@ def _details(plan: Plan) -> list[str]:
     lines += table([(f"  {r.function}", f"{r.start:#x}-{r.end:#x}") for r in plan.active])
     if plan.bindings:
         lines.append("symbols of the patch and what they mean:")
-        rows = [(f"  {b.symbol}", f"{b.address:#x}", b.module or "") for b in plan.bindings]
+        rows = [
+            (f"  {b.symbol}", hex(b.address) if b.address else "-", b.module or "")
+            for b in plan.bindings
+        ]
         lines += table(rows)
     return lines

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from hotpatch.cli import arguments as options
-from hotpatch.cli.arguments import Arguments, Option, Usage
+from hotpatch.cli.arguments import Arguments, Option
 from hotpatch.cli.output import Output
 from hotpatch.cli.report import SHORT_ID, result_text, table
 from hotpatch.cli.targets import choose
@@ -32,11 +32,8 @@ OPTIONS = (
 
 def run(arguments: Arguments, output: Output) -> int:
     """Take out a patch, or all, or only say which that would be."""
-    chosen = choose(arguments)
-    if len(chosen.operands) > 1:
-        raise Usage("there are too many operands", "name a process and at most one patch")
-    if chosen.operands and arguments.all:
-        raise Usage("a patch is given, and --all", "leave out one of them")
+    how = "name a process, and one patch or --all or nothing for the newest"
+    chosen = choose(arguments, 0, 0 if arguments.all else 1, how)
     return update(chosen, Revert(next(iter(chosen.operands), None), arguments), output)
 
 

@@ -26,8 +26,12 @@ class Chosen(NamedTuple):
     all_of: str | None
 
 
-def choose(arguments: Arguments) -> Chosen:
-    """Return the processes that a command line names; raises Usage and Gone."""
+def choose(arguments: Arguments, least: int, most: int, how: str) -> Chosen:
+    """Return the processes that a command line names; raises Usage and Gone.
+
+    Besides the process it has to have from `least` to `most` operands; `how` says which.
+    """
+    _check_count(arguments, least, most, how)
     if arguments.exe is not None and arguments.all_of is not None:
         raise Usage("--exe and --all-of can't be used together", "--exe names one process")
     if arguments.all_of is not None:
@@ -38,9 +42,16 @@ def choose(arguments: Arguments) -> Chosen:
     if arguments.exe is not None:
         pid = _only(running(arguments.exe), f"run {arguments.exe}")
         return Chosen([pid], arguments.operands, None)
-    if not arguments.operands:
-        raise Usage("no process is given", "name it by PID, unit or name, or with --exe PATH")
     return Chosen([find(arguments.operands[0])], arguments.operands[1:], None)
+
+
+def _check_count(arguments: Arguments, least: int, most: int, how: str) -> None:
+    by_program = arguments.exe is not None or arguments.all_of is not None
+    number = len(arguments.operands) + by_program
+    if number == 0:
+        raise Usage("no process is given", "name it by PID, unit or name, or with --exe PATH")
+    if not least < number <= most + 1:
+        raise Usage(f"there are too {'few' if number <= least else 'many'} operands", how)
 
 
 def find(name: str) -> int:

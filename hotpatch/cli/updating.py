@@ -20,6 +20,8 @@ from hotpatch.process import ledger
 from hotpatch.update.result import Progress
 from hotpatch.update.target import Target
 
+_TURNS = 4  # of looking for processes that were forked by one before it was updated
+
 OnProgress = Callable[[Progress], None]
 
 
@@ -55,7 +57,7 @@ def update(chosen: Chosen, job: Update, output: Output) -> int:
             outcome = _attempt(pid, job, output, late)
             if outcome is not None:
                 outcomes.append(outcome)
-                _tell(outcome, output)
+                _tell(outcome, output, f"process {pid}: " if chosen.all_of else "")
             if isinstance(outcome, Failure) and isinstance(outcome.error, KeyboardInterrupt):
                 break
     fields = [outcome.fields for outcome in outcomes]
@@ -68,9 +70,9 @@ def _pids(chosen: Chosen) -> Iterator[tuple[int, bool]]:
     """Yield the chosen processes; then those that have begun to run the program meanwhile."""
     seen: set[int] = set()
     pids = chosen.pids
-    while pids:
+    for turn in range(_TURNS if chosen.all_of else 1):
         for pid in pids:
-            yield pid, bool(seen) and pid not in chosen.pids
+            yield pid, turn > 0
         seen.update(pids)
         pids = [p for p in running(chosen.all_of) if p not in seen] if chosen.all_of else []
 
@@ -106,6 +108,8 @@ def _failure(error: BaseException, target: Target, job: Update) -> Failure:
 def _state(target: Target, job: Update) -> str:
     """Return whether a target runs the patch of an update: "new", "old", "gone" or "unknown"."""
     try:
+        if not target.alive():
+            return "gone"
         patch_id = job.patch_id()
         found = [p for p in target.patches() if p.record.id == patch_id]
     except ProcessLookupError:
@@ -115,10 +119,10 @@ def _state(target: Target, job: Update) -> str:
     return "new" if any(patch.switch == ledger.ON for patch in found) else "old"
 
 
-def _tell(outcome: Done | Failure, output: Output) -> None:
+def _tell(outcome: Done | Failure, output: Output, prefix: str) -> None:
     if isinstance(outcome, Failure):
-        report(outcome, output)
+        report(outcome, output, prefix)
         return
     output.result(outcome.text)
     for warning in outcome.warnings:
-        output.warning(warning)
+        output.warning(prefix + warning)

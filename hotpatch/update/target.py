@@ -46,6 +46,10 @@ class Target:
         """Return the process id."""
         return self._process.pid
 
+    def alive(self) -> bool:
+        """Say whether the process has not ended."""
+        return self._process.alive()
+
     def plan(self, path: str, replace: Sequence[str] = (), force: bool = False) -> Plan:
         """Return what applying the patch at `path` would do; the target is not touched.
 

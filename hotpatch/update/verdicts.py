@@ -28,13 +28,14 @@ def verdicts(
     patch: PatchFile, functions: tuple[ledger.Function, ...], image: LinkedImage
 ) -> tuple[Verdict, ...]:
     """Return the verdicts on a patch that can be applied."""
+    found = sum(binding.address != 0 for binding in image.bindings)
     return (
         Verdict("patch file", FORCED, patch.trust)
         if patch.trust
         else Verdict("patch file", OK, "nobody else can write it"),
         *_builds(patch),
         *(_function(function) for function in functions),
-        Verdict("symbols", OK, f"{len(image.bindings)} of the patch found in the target"),
+        Verdict("symbols", OK, f"{found} that the patch needs are in the target"),
     )
 
 

@@ -27,6 +27,8 @@ _hotpatch()
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]}
     local options='' values='' operands=() number=0 i
     COMPREPLY=()
+    [[ $current == = ]] && current='' # --option=value comes as three words
+    [[ $previous == = ]] && previous=${COMP_WORDS[COMP_CWORD-2]}
     if (( COMP_CWORD == 1 )); then
         mapfile -t COMPREPLY < <(compgen -W '@COMMANDS@ --help --version' -- "$current")
         return
@@ -46,8 +48,12 @@ _hotpatch()
     fi
     for (( i = 2; i < COMP_CWORD; i++ )); do
         case ${COMP_WORDS[i]} in
-        --exe | --all-of) operands=("${operands[@]:1}"); (( i++ )) ;;
-        -*) [[ " $values " == *" ${COMP_WORDS[i]} "* ]] && (( i++ )) ;;
+        --exe | --all-of) operands=("${operands[@]:1}") ;;&
+        -*)
+            if [[ " $values " == *" ${COMP_WORDS[i]} "* ]]; then
+                [[ ${COMP_WORDS[i+1]} == = ]] && (( i++ ))
+                (( i++ ))
+            fi ;;
         *) (( number++ )) ;;
         esac
     done
