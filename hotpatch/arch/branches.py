@@ -37,6 +37,16 @@ def branches_to(code: bytes, address: int, targets: range, calls_from: int) -> l
     return branches
 
 
+def possible_branches_to(code: bytes, address: int, targets: range) -> list[int]:
+    """Return where there may be a branch into `targets`, calls left out.
+
+    For code with bytes in it that are no longer those of the function, so that decoding it
+    from the front may go astray. Errs on the side of a branch.
+    """
+    found = _candidates(code, address, targets, targets.stop)
+    return [address + offset for offset in sorted(found)]
+
+
 def _leads(instruction: Instruction, targets: range, calls_from: int) -> bool:
     target = instruction.target
     if target is None or target not in targets:

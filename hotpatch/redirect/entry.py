@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from hotpatch.arch import code as machine
-from hotpatch.arch.branches import branches_to
+from hotpatch.arch.branches import branches_to, possible_branches_to
 from hotpatch.arch.code import JUMP_SIZE, PAGE_SIZE, SHORT_JUMP_SIZE
-from hotpatch.arch.disassembler import Instruction, decode
+from hotpatch.arch.disassembler import CALL, JUMP, Instruction, decode
 from hotpatch.arch.moving import Move, Unmovable
 from hotpatch.arch.prologue import undo
 from hotpatch.arch.tables import table_targets
@@ -78,6 +78,11 @@ class Entry(NamedTuple):
     def entries(self) -> range:
         """Addresses that mean the function's start to a displaced branch."""
         return range(self.start if self.kept else self.address, self.start + 1)
+
+    @property
+    def moves_call(self) -> bool:
+        """Whether a call is displaced: its return would fault in a thread with a shadow stack."""
+        return any(move.kind == CALL for move in self.displaced)
 
     @property
     def guarded(self) -> tuple[range, ...]:
@@ -165,7 +170,7 @@ def chained_entry(name: str, address: int, code: bytes, previous: int) -> Entry:
     """
     kept: list[Instruction] = []
     for instruction in decode(code[: 2 * WINDOW], address):
-        if instruction.target is not None and instruction.mnemonic == "jmp":
+        if instruction.target is not None and instruction.flow == JUMP:
             entry = _chain(name, address, instruction, tuple(kept), previous)
             return entry._replace(reentries=_reentries(address, code, instruction))
         kept.append(instruction)
@@ -203,8 +208,7 @@ def _chain(
 
 def _reentries(address: int, code: bytes, jump: Instruction) -> tuple[int, ...]:
     targets, behind = range(address, jump.address + 1), jump.end - address
-    found = branches_to(code[behind:], jump.end, targets, jump.end)
-    return tuple(branch.address for branch in found)
+    return tuple(possible_branches_to(code[behind:], jump.end, targets))
 
 
 def _refusal(function: Function, reason: str) -> Refused:

@@ -131,6 +131,7 @@ def test_a_moved_call_returns_where_the_compiler_meant_it_to(near: Arena) -> Non
         expected = call(address)
         assert address < expected < address + 16
         entry = plan_entry(Function("f", address, code))
+        assert entry.moves_call == ("lea" not in text)
         switch = near.address + AT.switch
         gate = build_gate(entry, near.address + AT.gate, switch, near.address + AT.new)
         poke(gate.address, gate.code)

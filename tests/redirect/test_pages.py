@@ -23,6 +23,7 @@ FUNCTIONS = {
     "push two": "push r12; push rbx; mov r12, rdi; lea rax, [r12+r12+1]; pop rbx; pop r12; ret",
     "frame": "push rbp; mov rbp, rsp; mov [rbp-8], rdi; mov rax, [rbp-8]; lea rax, [rax+rax+1]; "
     "pop rbp; ret",
+    "bnd": "movsd xmm0, qword ptr [rsp]; lea rax, [rdi+rdi+1]; ret",
     "mov": "mov eax, edi; lea rax, [rax+rax+1]; ret",
     "short jump": "jmp body; .skip 100, 0xf4; body: lea rax, [rdi+rdi+1]; ret",
     "jump": "jmp body; .skip 300, 0xf4; body: lea rax, [rdi+rdi+1]; ret",
@@ -36,6 +37,7 @@ IMPOSSIBLE = {("mov", 1)}
 # Without padding near by there are no islands.
 IMPOSSIBLE_WITHOUT_PADDING = IMPOSSIBLE | {
     ("push", 2), ("push", 3), ("push two", 4), ("mov", 2), ("mov", 3),
+    ("bnd", 2), ("bnd", 3), ("bnd", 4),
     ("mov", 4), ("jump", 2), ("jump", 3), ("jump", 4),
     ("push", 4), ("short jump", 1), ("short jump", 2), ("short jump", 3), ("short jump", 4),
     ("endbr64", 2), ("endbr64", 3), ("endbr64", 4),

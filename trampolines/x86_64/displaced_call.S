@@ -11,6 +11,7 @@
  * Registers  rsp lowered by 8, no other changed
  * Flags      not changed
  * Stack      8 bytes pushed, in one instruction
+ *            (a shadow stack, where one is in use, does not get the address)
  * Symbols    return_slot  address of the 8 bytes that hold the return address
  */
 call:
