@@ -166,7 +166,8 @@ def plan_entries(functions: Iterable[Function]) -> list[Entry]:
 def chained_entry(name: str, address: int, code: bytes, previous: int) -> Entry:
     """Return the entry of a function whose bytes, now `code`, lead to the gate `previous`.
 
-    Its old path is that gate. Refused where the bytes lead elsewhere.
+    Its old path is that gate. `code` is the whole function, and no less than 32 bytes where that
+    is shorter: the jump may lie in the padding. Refused where the bytes lead elsewhere.
     """
     kept: list[Instruction] = []
     for instruction in decode(code[: 2 * WINDOW], address):
