@@ -69,6 +69,12 @@ def row_at(fde: Fde, pc: int, read: Read) -> Row:
     return Row(table.start, table.cfa, table.rules, fde.cie.return_address, fde.cie.signal)
 
 
+def at_register(register: int, offset: int, deref: bool = False) -> bytes:
+    """Return the expression for the address `register` + `offset`, or for the word there."""
+    expression = bytes((c.DW_OP_breg0 + register, offset & 0x7F | 0x80, offset >> 7))
+    return expression + bytes((c.DW_OP_deref,)) if deref else expression
+
+
 class _Table:
     """The state of the machine that runs call frame instructions (6.4.2)."""
 

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The code that a thread may be in: which call frame information says how it is unwound.
+
+program, libraries     .eh_frame or .debug_frame of the file, or of its separate debug file
+the vdso               the same, of the image that the kernel maps into every process
+patches                .eh_frame of the image in the target, which the ledger's record leads to
+gates                  the rules of the old function, at the place that the gate stands for
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from hotpatch.arch import frames as arch
+from hotpatch.arch.sigframe import RESTORERS
+from hotpatch.dwarf.cfi import Row
+from hotpatch.dwarf.cursor import DwarfError, Read
+from hotpatch.dwarf.file import CallFrames
+from hotpatch.elf.constants import PT_LOAD
+from hotpatch.elf.file import ElfError, ElfFile
+from hotpatch.quiescence.rules import signal_row
+
+if TYPE_CHECKING:
+    from hotpatch.process.image import Process
+    from hotpatch.process.modules import Module
+
+_SIGNAL_ROW = signal_row()
+
+
+class _Image(NamedTuple):
+    """Code with one source of rules, `bias` beyond the addresses that these use."""
+
+    bias: int
+    read: Read
+    frames: CallFrames
+
+
+class Code:
+    """The code of a process, as its memory map was when `process` read it."""
+
+    def __init__(self, process: Process) -> None:
+        """Prepare; nothing is read before it is needed."""
+        self._process = process
+        self._images: dict[int, _Image] = {}
+
+    def row(self, pc: int, call: bool) -> Row:
+        """Return the rules for a frame with that program counter, a return address if `call`.
+
+        Raises DwarfError, with the reason, where there are none; OSError; Gone.
+        """
+        at = pc - call
+        image = self._image(at)
+        if image is None:
+            raise DwarfError("it is in no file that is mapped")
+        row = image.frames.row(at - image.bias)
+        # Code that calls rt_sigreturn is what it is, even if nothing is said of it.
+        if not (row and row.signal) and _code(image, pc, arch.LONGEST_RESTORER).startswith(
+            RESTORERS
+        ):
+            return _SIGNAL_ROW
+        if row is None:
+            raise DwarfError("there is no call frame information for it")
+        before = pc - arch.LONGEST_CALL
+        if (
+            call
+            and not row.signal
+            and not arch.ends_with_call(_code(image, before, arch.LONGEST_CALL))
+        ):
+            raise DwarfError("there is no call before it")
+        return row
+
+    def _image(self, address: int) -> _Image | None:
+        module = self._process.module_at(address)
+        if module is None:
+            return self._vdso(address)
+        image = self._images.get(module.start)
+        if image is None:
+            frames = CallFrames.of_file(module.elf, lambda: _debug_file(module))
+            image = self._images[module.start] = _Image(module.bias, module.elf.read, frames)
+        return image
+
+    def _vdso(self, address: int) -> _Image | None:
+        """Return the kernel's shared object, which is in memory only, if it is there."""
+        mapping = next((m for m in self._process.mappings if m.start <= address < m.end), None)
+        if mapping is None or mapping.path != "[vdso]":
+            return None
+        image = self._images.get(mapping.start)
+        if image is None:
+            content = self._process.read(mapping.start, mapping.end - mapping.start)
+            elf = ElfFile.from_bytes(content, mapping.path)
+            lowest = min((s.vaddr for s in elf.segments if s.type == PT_LOAD), default=0)
+            image = _Image(mapping.start - lowest, elf.read, CallFrames.of_file(elf))
+            self._images[mapping.start] = image
+        return image
+
+
+def _code(image: _Image, address: int, size: int) -> bytes:
+    """Return code, b"" where it ends before."""
+    try:
+        return image.read(address - image.bias, size)
+    except (ElfError, OSError):
+        return b""
+
+
+def _debug_file(module: Module) -> ElfFile | None:
+    from hotpatch.elf.debuglink import find_debug_file  # noqa: PLC0415 - seldom needed
+
+    try:
+        path = find_debug_file(module.path.removesuffix(" (deleted)"), module.elf)
+        return ElfFile.open(path) if path else None
+    except (OSError, ElfError):
+        return None
