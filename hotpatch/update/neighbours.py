@@ -63,14 +63,17 @@ class Neighbours:
 
     def _gaps(self, module: Module, symbols: list[Symbol], symbol: Symbol) -> tuple[Stretch, ...]:
         """Return the stretches between the end of a symbol and the start of the next."""
-        first = bisect_left(symbols, symbol.value - _NEAR - 4096, key=lambda s: s.value)
-        last = bisect_right(symbols, symbol.value + symbol.size + _NEAR, key=lambda s: s.value)
+        lowest, highest = symbol.value - _NEAR, symbol.value + _NEAR
+        first = bisect_left(symbols, lowest - _LARGEST_GAP, key=lambda s: s.value)
+        last = bisect_right(
+            symbols, max(highest, symbol.value + symbol.size), key=lambda s: s.value
+        )
         gaps = []
         end = None
-        for current in symbols[first : last + 1]:
+        for current in symbols[max(0, first - 1) : last + 1]:
             if end is not None and 0 < current.value - end <= _LARGEST_GAP:
-                near = abs(end - symbol.value) <= _NEAR or end == symbol.value + symbol.size
-                if near:
+                near = end <= highest and current.value >= lowest
+                if near or end == symbol.value + symbol.size:
                     gaps.append(self._stretch(module, end, current.value - end))
             end = max(end or 0, current.value + current.size)
         return tuple(gaps)

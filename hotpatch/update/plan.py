@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from hotpatch.elf.constants import PT_GNU_EH_FRAME
 from hotpatch.elf.symbols import Symbol
 from hotpatch.errors import HotpatchError, Refused
 from hotpatch.link.bind import Binding
@@ -275,7 +276,8 @@ def _header_room(patch: PatchFile, groups: list[list[_Site]]) -> int:
     """Return an upper bound of the size of the ledger's record."""
     sites = [site for group in groups for site in group]
     names = sum(2 * len(site.name) + 2 * len(site.module.path) for site in sites)
-    return 2048 + 2 * len(patch.name) + names + 1024 * len(sites)
+    instructions = sum(len(site.entry.displaced) + len(site.entry.kept) for site in sites)
+    return 2048 + 2 * len(patch.name) + names + 1280 * len(sites) + 64 * instructions
 
 
 def _up(value: int, alignment: int) -> int:
@@ -301,6 +303,7 @@ def _function(patch: PatchFile, site: _Site, gate: GateCode, bias: int) -> ledge
         bias + site.value,
         tuple((bias + s.value, max(s.size, 1)) for s in _new_code(patch, site.value)),
         (gate.address, len(gate.code)),
+        tuple((f.offset, f.address, f.lowered) for f in gate.frames),
         site.under[-1].gate[0] if site.under else 0,
         tuple((r.start, r.stop) for r in site.entry.guarded),
         arm,
@@ -327,11 +330,18 @@ def _record(
         patch.digest,
         tuple((place.start, place.end - place.start) for place in places),
         tuple((run.address, run.size) for run in image.runs if run.prot & 4),
+        _frames(patch, image),
         image.fini,
         (start, asleep, uses_fpu),
         places[0].stack,
         functions,
     )
+
+
+def _frames(patch: PatchFile, image: LinkedImage) -> int:
+    """Return the address of .eh_frame_hdr in the image, 0 without one."""
+    segments = (s for s in patch.elf.segments if s.type == PT_GNU_EH_FRAME and s.memsz)
+    return next((image.bias + segment.vaddr for segment in segments), 0)
 
 
 def _region(

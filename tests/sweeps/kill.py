@@ -18,13 +18,13 @@ Counts are printed; the exit status is 0 only if every point was survived.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import hotpatch
@@ -81,6 +81,13 @@ class Forty:
         return answer
 
 
+class Closing:
+    """Ends a program when the sweep is over, whatever came of it."""
+
+    def __init__(self, program: Program) -> None:
+        self.close = program.end
+
+
 def patch_path(case: Case) -> str:
     return str(TARGETS / "build" / "patches" / f"{case.patch}.so")
 
@@ -88,7 +95,9 @@ def patch_path(case: Case) -> str:
 def sweep(case: Case, start: str | None, report: Callable[[str], None]) -> Counter[str]:
     """Kill the command of one case at each of its calls; return how it went."""
     counts: Counter[str] = Counter()
-    with Program([str(TARGETS / "build" / "forty"), "--threads", "8"]) as program:
+    program = Program("forty", "--threads", "8")
+    with contextlib.closing(Closing(program)):
+        program.ready()
         target = Forty(program)
         mapped = clean_maps(target.pid)
         alive, point = 0, 0
@@ -152,14 +161,18 @@ def clean_maps(pid: int) -> set[tuple[int, int, str]]:
 def main() -> int:
     """Run the sweeps that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--from", dest="start", help="begin to count at the first call of this name")
+    parser.add_argument(
+        "--from", dest="start", help="begin to count at the first call of this name"
+    )
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
     options = parser.parse_args()
     build(TARGETS)
     total: Counter[str] = Counter()
     for name in options.only:
         began = time.monotonic()
-        counts = sweep(CASES[name], options.start, lambda text, n=name: print(f"  {n}: {text}", flush=True))
+        counts = sweep(
+            CASES[name], options.start, lambda text, n=name: print(f"  {n}: {text}", flush=True)
+        )
         total += counts
         seconds = time.monotonic() - began
         print(f"{name}: {dict(counts)} in {seconds:.0f} s", flush=True)
