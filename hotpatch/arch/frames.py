@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import re
 from operator import attrgetter
+from typing import TYPE_CHECKING
 
 from hotpatch.arch.registers import Registers
 from hotpatch.arch.sigframe import RESTORERS
+
+if TYPE_CHECKING:
+    from hotpatch.arch.disassembler import Instruction
 
 # fmt: off
 DWARF_REGISTERS = (
@@ -61,3 +65,13 @@ SIGNAL_FRAME = tuple(
     for index, name in enumerate(_SIGCONTEXT)
 )
 """(DWARF number, offset from rsp) of each register in a signal frame."""
+
+_LEA_RSP = re.compile(r"rsp, \[rsp ([+-]) (0x[0-9a-f]+|\d+)\]")
+
+
+def stack_growth(instruction: Instruction) -> int:
+    """Return by how many bytes a push, pop or lea lowers rsp; 0 for any other instruction."""
+    match = _LEA_RSP.fullmatch(instruction.operands)
+    if instruction.mnemonic == "lea" and match:
+        return int(match[2], 0) * (1 if match[1] == "-" else -1)
+    return {"push": 8, "pop": -8}.get(instruction.mnemonic, 0)

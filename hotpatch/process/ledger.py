@@ -58,7 +58,9 @@ class Function(NamedTuple):
     `old` is the entry, `new` the replacement and `code` the (address, size) ranges of its code;
     `gate` is (address, size), `under` the gate of the patch below, 0 where the old path is the
     original. `arm` and `disarm` are the writes that redirect the entry and restore it, for
-    which no thread may be strictly inside a (start, end) of `guarded`.
+    which no thread may be strictly inside a (start, end) of `guarded`. `frames` are (offset,
+    address, lowered): from that offset of the gate on, the stack is as in the old function
+    at that address, but rsp is so many bytes lower.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Function(NamedTuple):
     new: int
     code: tuple[tuple[int, int], ...]
     gate: tuple[int, int]
+    frames: tuple[tuple[int, int, int], ...]
     under: int
     guarded: tuple[tuple[int, int], ...]
     arm: tuple[Write, ...]
@@ -77,8 +80,9 @@ class Record(NamedTuple):
     """What a header says of its patch.
 
     `regions` are all (address, size) of the patch, the one with the record first; `code` are the
-    (address, size) ranges of code in its image; `fini` are its destructors, `call` the
-    program that runs them (see `linux.remote.Program`) and `stack` the memory it does that in.
+    (address, size) ranges of code in its image, `frames` the address of the image's .eh_frame_hdr,
+    0 without one; `fini` are its destructors, `call` the program that runs them (see
+    `linux.remote.Program`) and `stack` the memory it does that in.
     """
 
     id: str
@@ -86,6 +90,7 @@ class Record(NamedTuple):
     digest: str
     regions: tuple[tuple[int, int], ...]
     code: tuple[tuple[int, int], ...]
+    frames: int
     fini: tuple[int, ...]
     call: tuple[int, int, bool]
     stack: int
@@ -150,6 +155,7 @@ def _record(plain: dict[str, Any]) -> Record:
                 **function,
                 "code": pairs(function["code"]),
                 "gate": tuple(function["gate"]),
+                "frames": tuple((at, place, low) for at, place, low in function["frames"]),
                 "guarded": pairs(function["guarded"]),
                 "arm": _writes(function["arm"]),
                 "disarm": _writes(function["disarm"]),
@@ -163,6 +169,7 @@ def _record(plain: dict[str, Any]) -> Record:
         plain["digest"],
         pairs(plain["regions"]),
         pairs(plain["code"]),
+        plain["frames"],
         tuple(plain["fini"]),
         (plain["call"][0], plain["call"][1], bool(plain["call"][2])),
         plain["stack"],

@@ -21,6 +21,7 @@ from hotpatch.elf.file import ElfError, ElfFile
 from hotpatch.quiescence.rules import signal_row
 
 if TYPE_CHECKING:
+    from hotpatch.process import ledger
     from hotpatch.process.image import Process
     from hotpatch.process.modules import Module
 
@@ -48,28 +49,36 @@ class Code:
 
         Raises DwarfError, with the reason, where there are none; OSError; Gone.
         """
-        at = pc - call
-        image = self._image(at)
+        for patch in self._process.patches:
+            for function in patch.record.functions:
+                start, size = function.gate
+                if start <= pc - call < start + size:
+                    return self._gate_row(function, pc - start, call)
+        image = self._image(pc - call)
         if image is None:
             raise DwarfError("it is in no file that is mapped")
-        row = image.frames.row(at - image.bias)
-        # Code that calls rt_sigreturn is what it is, even if nothing is said of it.
-        if not (row and row.signal) and _code(image, pc, arch.LONGEST_RESTORER).startswith(
-            RESTORERS
-        ):
-            return _SIGNAL_ROW
-        if row is None:
-            raise DwarfError("there is no call frame information for it")
-        before = pc - arch.LONGEST_CALL
-        if (
-            call
-            and not row.signal
-            and not arch.ends_with_call(_code(image, before, arch.LONGEST_CALL))
-        ):
-            raise DwarfError("there is no call before it")
-        return row
+        return _row_in(image, pc, call)
+
+    def _gate_row(self, function: ledger.Function, offset: int, call: bool) -> Row:
+        """Return the rules inside a gate: those of the old function, at the place stood for."""
+        if call:
+            raise DwarfError("a gate calls nothing")
+        _, address, lowered = next(f for f in reversed(function.frames) if f[0] <= offset)
+        image = self._image(address)
+        if image is None:
+            raise DwarfError(f"{function.name} is in no file that is mapped")
+        row = _row_in(image, address, False)
+        if not lowered:
+            return row
+        if row.cfa.expression is not None or any(r.expression for r in row.rules.values()):
+            raise DwarfError("a gate has moved rsp, which its function's rules may need")
+        moved = lowered if row.cfa.register == arch.RSP else 0
+        return row._replace(cfa=row.cfa._replace(offset=row.cfa.offset + moved))
 
     def _image(self, address: int) -> _Image | None:
+        for patch in self._process.patches:
+            if any(start <= address < start + size for start, size in patch.record.code):
+                return self._patch(patch)
         module = self._process.module_at(address)
         if module is None:
             return self._vdso(address)
@@ -77,6 +86,16 @@ class Code:
         if image is None:
             frames = CallFrames.of_file(module.elf, lambda: _debug_file(module))
             image = self._images[module.start] = _Image(module.bias, module.elf.read, frames)
+        return image
+
+    def _patch(self, patch: ledger.Entry) -> _Image:
+        image = self._images.get(patch.address)
+        if image is None:
+            if not patch.record.frames:
+                raise DwarfError(f"patch {patch.record.name} has no .eh_frame_hdr")
+            read = self._process.read
+            image = _Image(0, read, CallFrames.of_image(read, patch.record.frames))
+            self._images[patch.address] = image
         return image
 
     def _vdso(self, address: int) -> _Image | None:
@@ -92,6 +111,20 @@ class Code:
             image = _Image(mapping.start - lowest, elf.read, CallFrames.of_file(elf))
             self._images[mapping.start] = image
         return image
+
+
+def _row_in(image: _Image, pc: int, call: bool) -> Row:
+    row = image.frames.row(pc - call - image.bias)
+    # Code that calls rt_sigreturn is what it is, even if nothing is said of it.
+    if not (row and row.signal) and _code(image, pc, arch.LONGEST_RESTORER).startswith(RESTORERS):
+        return _SIGNAL_ROW
+    if row is None:
+        raise DwarfError("there is no call frame information for it")
+    before = pc - arch.LONGEST_CALL
+    calls = arch.ends_with_call(_code(image, before, arch.LONGEST_CALL))
+    if call and not row.signal and not calls:
+        raise DwarfError("there is no call before it")
+    return row
 
 
 def _code(image: _Image, address: int, size: int) -> bytes:

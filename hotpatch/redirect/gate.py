@@ -20,6 +20,7 @@ from hotpatch.arch.prologue import undo
 from hotpatch.errors import Refused
 from hotpatch.redirect.displace import displace, displaced_size
 from hotpatch.redirect.entry import Entry
+from hotpatch.redirect.frames import GateFrame, gate_frames
 
 GATE_ALIGNMENT = 16
 
@@ -31,6 +32,8 @@ class GateCode(NamedTuple):
     code: bytes
     original: int
     """Where the old function can be called whatever the switch says (HOTPATCH_ORIGINAL)."""
+    frames: tuple[GateFrame, ...]
+    """What it does to the stack, by offset."""
 
 
 def gate_size(entry: Entry) -> int:
@@ -52,6 +55,7 @@ def build_gate(entry: Entry, address: int, switch: int, new: int) -> GateCode:
     try:
         code = _choice(entry, address, switch, new)
         original = old = address + len(code)
+        frames = gate_frames(entry, code)
         code += displace(entry.displaced, old, entry.resume, entry.entries)
         if entry.kept:
             original = address + len(code)
@@ -62,7 +66,7 @@ def build_gate(entry: Entry, address: int, switch: int, new: int) -> GateCode:
     if not reaches(entry.jump + JUMP_SIZE, address):
         raise _out_of_reach(entry, f"no jump reaches {address:#x}")
     room = gate_size(entry) - len(code)
-    return GateCode(address, code + (FILL * room)[:room], original)
+    return GateCode(address, code + (FILL * room)[:room], original, frames)
 
 
 def build_gates(
