@@ -50,11 +50,12 @@ def _staged(session: Session, patch: PatchFile, force: bool) -> Plan:
         try:
             staging.stage(session, plan)
         except staging.Occupied:
-            session.process.refresh()
+            session.refresh()
             continue
         except BaseException:
             _take_back(session.process, plan, session.options)
             raise
+        session.refresh()
         return plan
     raise Refused("the target keeps mapping memory where the patch is to go", "try again")
 

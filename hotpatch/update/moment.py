@@ -17,7 +17,9 @@ from hotpatch.linux import procfs
 from hotpatch.linux.restart import Look
 from hotpatch.linux.threads import Hold, Unstoppable
 from hotpatch.quiescence.ranges import Range, Ranges
-from hotpatch.quiescence.stacks import Hit, Scanner, StackMap
+from hotpatch.quiescence.stacks import Scanner, StackMap
+from hotpatch.quiescence.unwind import describe
+from hotpatch.quiescence.verdict import Blocked
 from hotpatch.update.session import Session, no_time
 
 T = TypeVar("T")
@@ -65,17 +67,21 @@ def _attempt(
         return None, unstoppable
     stacks = StackMap(process.pid, procfs.mappings(process.pid))
     scanner = Scanner(process.memory, stacks, forbidden)
+    judge = session.judge
     try:
         with session.hold(phase, looks, observer=scanner.add) as hold:
-            if not scanner.hits and session.too_long(hold):
+            threads = dict(hold.threads)
+            blocked = judge.judge(scanner.hits, threads, stacks, forbidden) if scanner.hits else []
+            if not blocked and session.too_long(hold):
                 return None, (Blocker(0, "--max-pause", (), ""),)
-            if not scanner.hits:
+            if not blocked:
                 return (action(hold),), ()
     except Unstoppable as error:
         return None, (Blocker(error.tid, f"(state {error.state})", (), ""),)
     except NotNow as error:
         return None, (Blocker(0, error.reason, (), ""),)
-    return None, describe(session, forbidden, scanner.hits)
+    judge.learn(threads[thread.tid] for thread in blocked)
+    return None, tuple(_describe(session, forbidden, looks, thread) for thread in blocked)
 
 
 def _in_vfork(session: Session, looks: dict[int, Look]) -> tuple[Blocker, ...]:
@@ -88,19 +94,20 @@ def _in_vfork(session: Session, looks: dict[int, Look]) -> tuple[Blocker, ...]:
     )
 
 
-def describe(session: Session, forbidden: Ranges, hits: list[Hit]) -> tuple[Blocker, ...]:
-    """Return each blocking thread with the function that blocks and what was found of it."""
-    found: dict[int, list[int]] = {}
-    for hit in hits:
-        found.setdefault(hit.tid, []).append(hit.address)
-    looks = session.looks()
-    blockers = []
-    for tid, addresses in found.items():
-        names = [r.function for a in addresses if (r := forbidden.find(a)) is not None]
-        frames = tuple(str(session.process.symbolic(a) or f"{a:#x}") for a in addresses)
-        call = syscalls.name(looks[tid].sleep.number) if tid in looks else "running"
-        blockers.append(Blocker(tid, names[0], frames, call))
-    return tuple(blockers)
+def _describe(
+    session: Session, forbidden: Ranges, looks: dict[int, Look], thread: Blocked
+) -> Blocker:
+    """Return a blocking thread with the function that blocks, and what was found of it."""
+    process = session.process
+    ranges = [forbidden.find(address) for address in thread.addresses]
+    name = next((r.function for r in ranges if r is not None), "?")
+    if thread.frames:
+        frames = tuple(describe(process, frame) for frame in thread.frames)
+    else:
+        frames = tuple(str(process.symbolic(a) or f"{a:#x}") for a in thread.addresses)
+    seen = looks.get(thread.tid)
+    call = syscalls.name(seen.sleep.number) if seen else "running"
+    return Blocker(thread.tid, name, frames, call)
 
 
 def _reason(blockers: tuple[Blocker, ...]) -> str:

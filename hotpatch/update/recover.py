@@ -30,7 +30,7 @@ def recover(session: Session) -> None:
         kept = unmap(session, [(remnant.address, remnant.size)], "an unfinished patch")
         if kept:
             session.warnings.append(kept)
-    process.refresh()
+    session.refresh()
 
 
 def remove_switched_off(session: Session) -> None:
@@ -48,5 +48,5 @@ def remove(session: Session, patch: ledger.Entry) -> str | None:
     process = session.process
     disarm(session, [f for f in patch.record.functions if not chain.is_untouched(process, f)])
     kept = unmap(session, present(session, patch.record.regions), patch.record.name)
-    process.refresh()
+    session.refresh()
     return kept

@@ -32,7 +32,7 @@ def revert(process: Process, patch_id: str | None, options: Options) -> Result:
         recover(session)
         patch = find(process, patch_id)
         _switch_off(session, patch)
-        process.refresh()
+        session.refresh()
         _read_back(process, patch)
         _note_chain(session, patch)
         remove_switched_off(session)

@@ -14,6 +14,7 @@ from hotpatch.linux.priority import undisturbed
 from hotpatch.linux.restart import Look, look
 from hotpatch.linux.threads import Hold, Thread
 from hotpatch.process.image import Process
+from hotpatch.quiescence.verdict import Judge
 from hotpatch.update.result import FunctionChange, PatchName, Progress, Result, StopTime
 
 
@@ -35,9 +36,22 @@ class Session:
         self.warnings: list[str] = []
         self.attempts = 0
         self.threads = 0
+        self._judge: Judge | None = None
         self._stops: list[StopTime] = []
         self._began = time.monotonic()
         self._deadline = self._began + options.timeout
+
+    @property
+    def judge(self) -> Judge:
+        """Return the judge of blocking threads; it knows the patches that are mapped now."""
+        if self._judge is None:
+            self._judge = Judge(self.process)
+        return self._judge
+
+    def refresh(self) -> None:
+        """Forget what was read of the process: its memory map has changed."""
+        self.process.refresh()
+        self._judge = None
 
     @property
     def max_pause_ns(self) -> int | None:

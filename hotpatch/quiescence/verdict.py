@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which threads really are in the way, of those whose stacks hold suspicious words.
+
+A word that points into forbidden code may be stale: left over from a call that has returned, in a
+local variable that nobody has written yet. So a thread with such words is unwound; where its
+stack is known to the outermost frame, its frames are what counts, otherwise its words.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from hotpatch.errors import Gone
+from hotpatch.linux.threads import Thread
+from hotpatch.process.image import Process
+from hotpatch.quiescence.ranges import Ranges
+from hotpatch.quiescence.stacks import Hit, StackMap
+from hotpatch.quiescence.unwind import Frame, Stack, Unwinder
+
+_BUDGET_NS = 1_000_000  # what unwinding may add to a stop
+
+
+class Blocked(NamedTuple):
+    """A thread in the way: the addresses that block, and its frames as far as they are known."""
+
+    tid: int
+    addresses: tuple[int, ...]
+    frames: tuple[Frame, ...]
+
+
+class Judge:
+    """Unwinds suspicious threads; what it learns of the code makes the next time quick."""
+
+    def __init__(self, process: Process) -> None:
+        """Judge threads of `process`, as its memory map is now."""
+        self._process = process
+        self._unwinder = Unwinder(process)
+        self._warm = False
+
+    def judge(
+        self, hits: Sequence[Hit], threads: dict[int, Thread], stacks: StackMap, ranges: Ranges
+    ) -> list[Blocked]:
+        """Return those of the stopped threads with hits that are in the way.
+
+        Made for the inside of a stop: nothing is unwound before `learn` was called, and not
+        for longer than a millisecond; who was not unwound counts as in the way.
+        """
+        began = time.perf_counter_ns()
+        blocked = []
+        for tid, addresses in by_thread(hits).items():
+            stack = None
+            if self._warm and time.perf_counter_ns() - began < _BUDGET_NS:
+                stack = self._unwind(threads[tid])
+            if stack is None or not self._is_whole(stack, threads[tid], stacks):
+                blocked.append(Blocked(tid, addresses, stack.frames if stack else ()))
+                continue
+            inside = tuple(f.pc for f in stack.frames if ranges.find(f.pc) is not None)
+            if inside:
+                blocked.append(Blocked(tid, inside, stack.frames))
+        return blocked
+
+    def learn(self, threads: Iterable[Thread]) -> None:
+        """Unwind threads that run again, to know the code that they were in.
+
+        What comes of it may be nonsense, and is not used: the rules for their code are
+        what stays.
+        """
+        for thread in threads:
+            self._unwind(thread)
+        self._warm = True
+
+    def _unwind(self, thread: Thread) -> Stack | None:
+        try:
+            return self._unwinder.unwind(thread.registers, self._process.read)
+        except Gone:
+            return None
+
+    @staticmethod
+    def _is_whole(stack: Stack, thread: Thread, stacks: StackMap) -> bool:
+        """Say whether the frames are all that the thread will return through.
+
+        On another stack than its own, they are only if they lead back to that one.
+        """
+        if not stack.complete:
+            return False
+        home = stacks.home(thread)
+        if home is None:
+            return False
+        return any(home[0] <= frame.cfa <= home[1] for frame in stack.frames)
+
+
+def by_thread(hits: Iterable[Hit]) -> dict[int, tuple[int, ...]]:
+    """Return the words that hit, by thread."""
+    found: dict[int, tuple[int, ...]] = {}
+    for hit in hits:
+        found[hit.tid] = (*found.get(hit.tid, ()), hit.address)
+    return found
