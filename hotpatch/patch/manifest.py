@@ -101,10 +101,11 @@ def _records(elf: ElfFile) -> Iterator[Record]:
     place = records_range(elf)
     if not place:
         return
-    if len(place) % _RECORD.size:
-        raise _damaged(f"{len(place)} bytes are no whole number of records")
+    size = place.stop - place.start
+    if size % _RECORD.size:
+        raise _damaged(f"{size} bytes are no whole number of records")
+    content = elf.read(place.start, size)  # checks the size
     relocations = {r.offset: r for r in elf.relocations if r.offset in place}
-    content = elf.read(place.start, len(place))
     for address, raw in zip(place[:: _RECORD.size], _RECORD.iter_unpack(content), strict=True):
         yield _record(elf, relocations, address, raw)
 
