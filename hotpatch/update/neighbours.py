@@ -13,7 +13,7 @@ from hotpatch.process.modules import Module
 from hotpatch.redirect.entry import Function, Stretch
 
 _NEAR = 160  # a little more than a short jump reaches
-_LARGEST_GAP = 64
+_LARGEST_GAP = 1 << 16
 
 
 class Neighbours:
@@ -44,6 +44,7 @@ class Neighbours:
             self._gaps(module, symbols, symbol),
             tuple(self._stretch(module, s.value, s.size) for s in fragments if s.size),
             tuple(module.bias + s.value for s in near if s.value != symbol.value),
+            self._process.read,
         )
 
     def _symbols(self, module: Module) -> list[Symbol]:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 from hotpatch.elf.constants import PT_GNU_EH_FRAME
 from hotpatch.elf.symbols import Symbol
 from hotpatch.errors import HotpatchError, Refused
-from hotpatch.link.bind import Binding
+from hotpatch.link.bind import ORIGINAL, Binding
 from hotpatch.link.image import Call, LinkedImage, image_size, link
 from hotpatch.link.layout import Run, span
 from hotpatch.link.scope import find_replaced
@@ -39,6 +39,7 @@ from hotpatch.update.programs import program
 from hotpatch.update.verdicts import Verdict, verdicts
 
 PAGE = 4096
+_CHAIN_ROOM = 32  # of an entry's first bytes, where a function is shorter
 STACK_SIZE = 256 << 10
 _PROT_READ, _PROT_RW = 1, 3
 
@@ -196,12 +197,16 @@ def _sites(process: Process, patch: PatchFile, neighbours: Neighbours) -> list[_
         under = chain.below(process, function.address)
         if under:
             entry = redirect.chained_entry(
-                function.name, function.address, function.code, under[-1].gate[0]
+                function.name,
+                function.address,
+                process.read(function.address, max(len(function.code), _CHAIN_ROOM)),
+                under[-1].gate[0],
             )
         else:
             neighbours.check_unchanged(module, function)
             entry = redirect.plan_entry(function, claimed)
             claimed += entry.claims
+        _check_original(patch, replacement.symbol, entry)
         qualified = f"{replacement.file}:{replacement.name}"
         sites.append(
             _Site(
@@ -211,15 +216,32 @@ def _sites(process: Process, patch: PatchFile, neighbours: Neighbours) -> list[_
                 replacement.value,
                 entry,
                 under,
-                _code_of(function, under),
+                _code_of(function, entry, under),
             )
         )
     return sites
 
 
-def _code_of(function: redirect.Function, under: tuple[ledger.Function, ...]) -> tuple[Range, ...]:
-    """Return the code that a call of the function may be in now: it must be quiet."""
-    stretches = [(function.address, function.end + chain.ends_in_call(function.code))]
+def _check_original(patch: PatchFile, symbol: str, entry: redirect.Entry) -> None:
+    """Refuse to call the original of a function that passes its own gate again."""
+    used = f"{ORIGINAL}{symbol}"
+    if entry.reentries and any(s.name == used for s in patch.elf.dynamic_symbols.undefined()):
+        raise Refused(
+            f"HOTPATCH_ORIGINAL({symbol}) can't be used: the original loops back to its own entry "
+            f"({entry.reentries[0]}), and would go on in the new code",
+            "write the replacement without a call of the original",
+        )
+
+
+def _code_of(
+    function: redirect.Function, entry: redirect.Entry, under: tuple[ledger.Function, ...]
+) -> tuple[Range, ...]:
+    """Return the code that a call of the function may be in now: it must be quiet.
+
+    At its first byte a call has not begun yet, unless the function loops back there.
+    """
+    begin = function.address - bool(entry.reentries)
+    stretches = [(begin, function.end + chain.ends_in_call(function.code))]
     stretches += [(part.address, part.end) for part in function.fragments]
     for lower in under:
         stretches += [(start, start + size) for start, size in (lower.gate, *lower.code)]
@@ -387,7 +409,9 @@ def _joined(runs: list[Run]) -> list[Run]:
 def _active(groups: list[list[_Site]], functions: tuple[ledger.Function, ...]) -> tuple[Range, ...]:
     """Return all that must be quiet at the commit: old code, and the gates on the way to it."""
     ranges = {r for group in groups for site in group for r in site.active}
+    looping = {s.name for group in groups for s in group if s.entry.reentries}
     for function in functions:
         start, size = function.gate
-        ranges.add(Range(start, start + size, function.name))
+        begin = start - (function.name in looping)
+        ranges.add(Range(begin, start + size, function.name))
     return tuple(sorted(ranges))
