@@ -12,9 +12,11 @@ Everything is imported at its first use: a command that needs little starts fast
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # importing `typing` for it would cost more than all else here
 if TYPE_CHECKING:
+    from typing import Any
+
     from hotpatch.errors import (
         Blocker as Blocker,
     )

@@ -10,7 +10,7 @@ from hotpatch.cli import arguments as options
 from hotpatch.cli.arguments import Arguments
 from hotpatch.cli.output import Output
 from hotpatch.errors import Denied, Gone, HotpatchError
-from hotpatch.linux import procfs
+from hotpatch.linux import processes
 from hotpatch.process import ledger
 
 if TYPE_CHECKING:
@@ -89,9 +89,9 @@ def every() -> tuple[list[Listing], int]:
     """Return what all processes have, and how many could not be looked at."""
     found = []
     hidden = 0
-    for pid in procfs.processes():
+    for pid in processes.processes():
         try:
-            if pid != os.getpid() and procfs.maps_contain(pid, ledger.MAPPING.encode()):
+            if pid != os.getpid() and processes.maps_contain(pid, ledger.MAPPING.encode()):
                 found.append(of_process(pid))
         except (Gone, FileNotFoundError, ProcessLookupError):
             continue  # it ended meanwhile

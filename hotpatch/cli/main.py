@@ -7,14 +7,15 @@ Nothing but the command that is asked for is imported, and nothing at all to say
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 import hotpatch
 from hotpatch.cli.output import Output, keep_standard_streams
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from hotpatch.cli.arguments import Command
 
 COMMANDS = {

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from hotpatch.cli.arguments import Arguments, Usage
 from hotpatch.errors import Gone
-from hotpatch.linux import procfs
+from hotpatch.linux import processes, procfs
 
 _DELETED = " (deleted)"
 
@@ -80,16 +80,16 @@ def running(path: str) -> list[int]:
         wanted = (status.st_dev, status.st_ino)
     except OSError:
         wanted = (-1, -1)
-    programs = ((pid, procfs.program(pid)) for pid in _others())
+    programs = ((pid, processes.program(pid)) for pid in _others())
     return [pid for pid, it in programs if it and (it[1:] == wanted or it[0] == gone)]
 
 
 def _others() -> Iterable[int]:
-    return (pid for pid in procfs.processes() if pid != os.getpid())
+    return (pid for pid in processes.processes() if pid != os.getpid())
 
 
 def _base(pid: int) -> str:
-    program = procfs.program(pid)
+    program = processes.program(pid)
     return os.path.basename(program[0].removesuffix(_DELETED)) if program else ""
 
 
@@ -101,7 +101,7 @@ def _only(pids: list[int], what: str) -> int:
         raise Usage(
             f"{len(pids)} processes {what}",
             "name one by its PID, or all that run a program with --all-of PATH",
-            candidates=[{"pid": pid, "command": procfs.command_line(pid)} for pid in pids],
+            candidates=[{"pid": pid, "command": processes.command_line(pid)} for pid in pids],
         )
     return pids[0]
 
