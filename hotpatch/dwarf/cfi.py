@@ -156,7 +156,8 @@ class _Table:
         self.rules[cursor.uleb128()] = Rule(SAME_VALUE)
 
     def _register(self, cursor: Cursor) -> None:
-        self.rules[cursor.uleb128()] = Rule(REGISTER, cursor.uleb128())
+        register = cursor.uleb128()
+        self.rules[register] = Rule(REGISTER, cursor.uleb128())
 
     def _val_offset(self, cursor: Cursor) -> None:
         register = cursor.uleb128()

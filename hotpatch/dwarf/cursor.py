@@ -10,6 +10,7 @@ from collections.abc import Callable
 from struct import Struct
 
 from hotpatch.dwarf import constants as c
+from hotpatch.elf.content import ElfError
 
 Read = Callable[[int, int], bytes]
 """(address, size) to bytes; may raise OSError or ElfError, and give fewer at the end."""
@@ -174,8 +175,11 @@ class Cursor:
 
 
 def read_exactly(read: Read, address: int, size: int) -> bytes:
-    """Return `size` bytes at an address; DwarfError where there are fewer."""
-    data = read(address, size)
+    """Return `size` bytes at an address; DwarfError where a file has fewer."""
+    try:
+        data = read(address, size)
+    except ElfError as error:
+        raise DwarfError(str(error)) from None
     if len(data) != size:
         raise DwarfError(f"{size} bytes at {address:#x} are not there")
     return data

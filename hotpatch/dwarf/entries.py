@@ -8,6 +8,7 @@ An entry is decoded when it is asked for; a CIE is kept.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -87,12 +88,22 @@ class FrameSection:
         return found
 
     def fdes(self) -> Iterator[tuple[int, Fde]]:
-        """Return all FDEs and their addresses, in the order of the section."""
+        """Return the FDEs and their addresses, in the order of the section.
+
+        One that can't be decoded is left out; all behind an entry of a wrong length are.
+        """
         address: int | None = self.address
-        while address is not None and (entry := self._entry(address)):
-            if found := self._fde(entry):
-                yield address, found
+        while address is not None and (entry := self._entry_or_none(address)):
+            with contextlib.suppress(DwarfError):
+                if found := self._fde(entry):
+                    yield address, found
             address = entry.next
+
+    def _entry_or_none(self, address: int) -> _Entry | None:
+        try:
+            return self._entry(address)
+        except DwarfError:
+            return None
 
     def _entry(self, address: int) -> _Entry | None:
         """Return the entry at an address, None at the end of the section."""

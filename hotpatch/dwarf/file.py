@@ -9,6 +9,7 @@ not to be unwound at run time, is asked where that is silent.
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from collections.abc import Callable, Sequence
 
@@ -55,22 +56,23 @@ class CallFrames:
 
         Raises DwarfError for damage, and what reading raises but for ElfError.
         """
-        try:
-            number = 0
-            while (frames := self._frames(number)) is not None:
-                fde = frames.find(pc)
-                if fde is not None:
-                    return row_at(fde, pc, self._read)
-                number += 1
-        except ElfError as error:
-            raise DwarfError(str(error)) from None
+        number = 0
+        while (frames := self._frames(number)) is not None:
+            fde = frames.find(pc)
+            if fde is not None:
+                return row_at(fde, pc, self._read)
+            number += 1
         return None
 
     def _frames(self, number: int) -> Frames | None:
         while number >= len(self._opened):
             if not self._places:
                 return None
-            opened = self._places.pop(0)()
+            try:
+                opened = self._places[0]()
+            except ElfError as error:
+                raise DwarfError(str(error)) from None
+            del self._places[0]
             if opened is not None:
                 self._opened.append(opened)
         return self._opened[number]
@@ -89,7 +91,8 @@ def _eh_frame(elf: ElfFile) -> Frames | None:
     data_base = plt_got[0] if plt_got else None
     for segment in elf.segments:
         if segment.type == elf_constants.PT_GNU_EH_FRAME and segment.filesz:
-            return _by_header(elf.read, segment.vaddr, segment.filesz, data_base)
+            with contextlib.suppress(DwarfError):  # then by the section header
+                return _by_header(elf.read, segment.vaddr, segment.filesz, data_base)
     section = _section(elf, ".eh_frame")
     if section is None or section.type == elf_constants.SHT_NOBITS:
         return None

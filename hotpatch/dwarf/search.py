@@ -104,6 +104,6 @@ class Frames:
         """Return where each FDE's code begins, sorted, and the FDEs' addresses."""
         # Code that the linker dropped is left at 0 in .debug_frame.
         found = sorted(
-            (fde.start, address) for address, fde in self._section.fdes() if fde.end > fde.start > 0
+            (fde.start, at) for at, fde in self._section.fdes() if fde.end > fde.start > 0
         )
         return [start for start, _ in found], [address for _, address in found]
