@@ -63,6 +63,14 @@ class SymbolTable:
         found = [[s[row] for row in s.rows_named(name)] for s in self._sections]
         return _merge(found)
 
+    def rows(self, name: str) -> list[int]:
+        """Return the rows of the symbols of that name, as relocations count them."""
+        found, first = [], 0
+        for section in self._sections:
+            found += [first + row for row in section.rows_named(name)]
+            first += section.columns.count
+        return found
+
     def at(self, vaddr: int) -> Symbol | None:
         """Return the function, object or label that covers `vaddr`; see hotpatch.elf.addresses."""
         for number, section in enumerate(self._sections):
