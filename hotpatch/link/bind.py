@@ -185,7 +185,7 @@ class Binder:
         for module in self.home:
             found = scope.static_symbol(module, symbol.name, None, _QUALIFY, decorated=decorated)
             if found:
-                if symbol.version:
+                if symbol.version and not is_static(self._process):
                     self.warnings.append(
                         f"`{symbol.name}` is bound to the static of {found.file} in {module.path}, "
                         "not to the library's function of that name"

@@ -9,6 +9,7 @@ static program, ran it long ago and left the answer in some slot.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from hotpatch.arch import relocations as r
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 def resolved(process: Process, function: Definition) -> int | None:
     """Return the address that an indirect `function` stands for in the target, None if unknown."""
-    for module, relocation in (*_own_slots(function), *_slots_by_name(process, function)):
+    for module, relocation in chain(_own_slots(function), _slots_by_name(process, function)):
         value = word(process, module.bias + relocation.offset)
         # Until it is bound a slot leads to its PLT entry, as it does in the file.
         stored = int.from_bytes(module.elf.read(relocation.offset, 8), "little")
@@ -57,14 +58,8 @@ def _holds_pointer(relocation: Relocation) -> bool:
 def _dynamic_indices(module: Module, function: Definition) -> set[int]:
     """Return by which indices of its .dynsym a module's relocations refer to `function`."""
     symbols = module.elf.dynamic_symbols
-    name = function.symbol.name
-    if not any(_means(symbol, module, function) for symbol in symbols.by_name(name)):
-        return set()
-    return {
-        index
-        for index in {relocation.symbol_index for relocation in module.elf.relocations}
-        if (symbol := symbols[index]).name == name and _means(symbol, module, function)
-    }
+    rows = symbols.rows(function.symbol.name)
+    return {row for row in rows if _means(symbols[row], module, function)}
 
 
 def _means(symbol: Symbol, module: Module, function: Definition) -> bool:

@@ -9,8 +9,8 @@ whose name, with a source file where need be, says which is meant.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cache
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from hotpatch.elf import constants as c
 from hotpatch.errors import Refused
@@ -121,13 +121,17 @@ def symbol_tables(module: Module) -> list[SymbolTable]:
     return [module.elf.symbols, debug.symbols] if debug else [module.elf.symbols]
 
 
-@cache
-def _debug_file(path: str, elf: ElfFile) -> ElfFile | None:
-    from hotpatch.elf.debuglink import find_debug_file  # noqa: PLC0415
-    from hotpatch.elf.file import ElfFile  # noqa: PLC0415
+_debug_files: WeakKeyDictionary[ElfFile, ElfFile | None] = WeakKeyDictionary()
 
-    found = find_debug_file(path, elf)
-    return ElfFile.open(found) if found else None
+
+def _debug_file(path: str, elf: ElfFile) -> ElfFile | None:
+    if elf not in _debug_files:
+        from hotpatch.elf.debuglink import find_debug_file  # noqa: PLC0415
+        from hotpatch.elf.file import ElfFile  # noqa: PLC0415
+
+        found = find_debug_file(path, elf)
+        _debug_files[elf] = ElfFile.open(found) if found else None
+    return _debug_files[elf]
 
 
 def find_function(

@@ -26,6 +26,10 @@
 #include <dlfcn.h>
 extern int lent_value; /* copied into a program that isn't position-independent */
 int lent(int x);
+long address_of_lent(void)
+{
+    return (long)lent;
+}
 #endif
 
 typedef long function(long);

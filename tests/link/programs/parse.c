@@ -14,9 +14,14 @@ NOINLINE static int only_in_parse(int x)
     return x + ++counter;
 }
 
+NOINLINE static int strfry(int x) /* libc has a function of that name */
+{
+    return x * 100;
+}
+
 int parse(int x)
 {
     int (*volatile scale_it)(int) = scale;
     volatile int zero = 0; /* else clang compiles only_in_parse() for 0 alone */
-    return scale_it(x) + lines + only_in_parse(zero);
+    return scale_it(x) + lines + only_in_parse(zero) + strfry(zero);
 }
