@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# `make help` says what there is. Every target sets up what it needs: Debian packages (as root, what
+# is missing), a virtual environment in .venv, and the programs to be patched. What has been set up is
+# remembered in .cache and .venv, so that the second time costs nothing.
+
+PYTHON ?= python3
+RUN    := .venv/bin/python
+
+# What the demo needs, and what the tests need besides.
+DEMO_PACKAGES := gcc libc6-dev
+TEST_PACKAGES := $(DEMO_PACKAGES) g++ clang musl-tools binutils elfutils redis-server redis-tools
+
+help: ## say this
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+
+demo: .cache/demo-packages .venv/ready targets ## patch a web server under load, to and fro (15 s)
+	@$(RUN) targets/demo.py
+
+test: .cache/test-packages lint targets ## check the sources and run all tests but the long ones
+	$(RUN) -m pytest -m "not sweep"
+
+lint: .venv/ready ## only check the sources: ruff, mypy, import-linter
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+sweep: .cache/test-packages .venv/ready targets ## kill the patcher at every system call it makes (hours)
+	$(RUN) -m tests.sweeps.kill
+	$(RUN) -m pytest -m sweep
+
+soak: .cache/test-packages .venv/ready targets ## servers under load, patched and reverted 1,000 times
+	HOTPATCH_CYCLES=1000 $(RUN) -m pytest tests/servers
+
+bench: .cache/test-packages .venv/ready targets ## measure pauses and look-ups
+	@for script in bench/*.py; do echo "== $$script"; $(RUN) $$script || exit; done
+
+targets: .venv/ready
+	@$(MAKE) -s -C targets HOTPATCH_CFLAGS="$$(.venv/bin/hotpatch cflags)"
+
+clean: ## remove everything that was made here
+	$(MAKE) -s -C targets clean
+	rm -rf .venv .cache
+
+# ---- Setting up ----
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --editable '.[dev]'
+	@touch $@
+
+.cache/demo-packages .cache/test-packages: Makefile
+	@mkdir -p .cache
+	@.ci/packages $(if $(findstring test,$@),$(TEST_PACKAGES),$(DEMO_PACKAGES))
+	@touch $@
+
+.PHONY: help demo test lint sweep soak bench targets clean
