@@ -17,7 +17,7 @@ _MOST_FRAMES = 4
 STATES = {
     "old": "the target runs its old code",
     "new": "the patch is in force in the target",
-    "gone": "the target has ended",
+    "untouched": "the target was not touched",
     "unknown": "the target can't be looked at; `hotpatch list` says what it runs",
 }
 
@@ -37,6 +37,15 @@ class Failure(NamedTuple):
     code: int
     fields: dict[str, Any]
     error: BaseException
+
+    @property
+    def says_state(self) -> bool:
+        """Say whether the status tells what the target runs: that of a defect doesn't."""
+        return self.code not in (HotpatchError.exit_code, *range(128, 256))
+
+    def with_state(self, state: str) -> Failure:
+        """Return it with what the target runs, one of STATES, where the status doesn't tell."""
+        return self if self.says_state else self.having(target=state)
 
     def having(self, **fields: Any) -> Failure:
         """Return it with further fields."""

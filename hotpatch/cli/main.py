@@ -28,6 +28,8 @@ COMMANDS = {
     "completion": "print the completion script of a shell",
 }
 
+_UPDATES = ("apply", "check", "revert")
+
 _HELP = """\
 usage: hotpatch COMMAND [OPTIONS] ...
 
@@ -82,10 +84,12 @@ def _run(name: str, argv: Sequence[str]) -> int:
         from hotpatch.cli.failure import failure_of, report  # noqa: PLC0415
 
         failure = failure_of(error)
+        if name in _UPDATES and not output.touched:
+            failure = failure.with_state("untouched")
         output.value(failure.fields)
         report(failure, output)
         code = failure.code
-    if output.written() or name in ("apply", "revert"):  # what was done to a target stands
+    if output.written() or name in _UPDATES:  # what was done to a target stands
         return code
     return code or 1
 

@@ -32,6 +32,8 @@ class Output:
         self.json = json
         self.quiet = quiet
         self.verbose = verbose
+        self.touched = False
+        """Whether an update has begun: what fails before has not touched any target."""
         self._color = not no_color and not os.environ.get("NO_COLOR")
         self._failed: OSError | None = None
 

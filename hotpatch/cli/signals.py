@@ -7,9 +7,7 @@ exception, which the library answers by undoing what it began.
 
 from __future__ import annotations
 
-import contextlib
 import signal
-from collections.abc import Iterator
 from types import FrameType
 
 from hotpatch.cli.failure import Interrupted
@@ -17,28 +15,46 @@ from hotpatch.cli.failure import Interrupted
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Raise Interrupted for the first of these signals.
+class Interruptible:
+    """A context in which the first of these signals raises Interrupted.
 
     Undoing an update may have to wait for the target. A second SIGINT cuts that short: what is left
     in the target then is switched off, and the next hotpatch removes it. Signals that
     were ignored when the command was started (nohup, a shell's background) stay so.
+
+    Between `hush` and `listen` a signal is only noted in `asked`: then the outcome of an update
+    is known, and is to be told.
     """
-    asked = False
 
-    def ask(number: int, _: FrameType | None) -> None:
-        nonlocal asked
-        if not asked or number == signal.SIGINT:
-            asked = True
+    def __init__(self) -> None:
+        """Find out which signals are to be heeded."""
+        self.asked: Interrupted | None = None
+        self._hushed = False
+        handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+        self._before = {n: handler for n, handler in handlers.items() if handler != signal.SIG_IGN}
+
+    def __enter__(self) -> Interruptible:
+        """Heed them."""
+        for number in self._before:
+            signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave them to those who had them."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def hush(self) -> None:
+        """Raise nothing from here on."""
+        self._hushed = True
+
+    def listen(self) -> None:
+        """Raise again."""
+        self._hushed = False
+
+    def _ask(self, number: int, _: FrameType | None) -> None:
+        first = self.asked is None
+        if first:
+            self.asked = Interrupted(number, signal.Signals(number).name)
+        if not self._hushed and (first or number == signal.SIGINT):
             raise Interrupted(number, signal.Signals(number).name)
-
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
-    caught = [number for number in _SIGNALS if before[number] != signal.SIG_IGN]
-    for number in caught:
-        signal.signal(number, ask)
-    try:
-        yield
-    finally:
-        for number in caught:
-            signal.signal(number, before[number])

@@ -13,9 +13,8 @@ from typing import Any, NamedTuple, Protocol
 from hotpatch.cli.failure import Failure, failure_of, report
 from hotpatch.cli.output import Output
 from hotpatch.cli.progress import Line
-from hotpatch.cli.signals import interruptible
+from hotpatch.cli.signals import Interruptible
 from hotpatch.cli.targets import Chosen, running
-from hotpatch.errors import HotpatchError
 from hotpatch.process import ledger
 from hotpatch.update.result import Progress
 from hotpatch.update.target import Target
@@ -51,19 +50,26 @@ class Update(Protocol):
 
 def update(chosen: Chosen, job: Update, output: Output) -> int:
     """Carry out an update of all chosen processes, report it, and return the exit code."""
+    output.touched = True
     outcomes: list[Done | Failure] = []
-    with interruptible():
+    with Interruptible() as signals:
         for pid, late in _pids(chosen):
-            outcome = _attempt(pid, job, output, late)
+            outcome = _attempt(pid, job, Line(output), signals, late)
             if outcome is not None:
                 outcomes.append(outcome)
                 _tell(outcome, output, f"process {pid}: " if chosen.all_of else "")
-            if isinstance(outcome, Failure) and isinstance(outcome.error, KeyboardInterrupt):
+            if signals.asked is not None:
+                if chosen.all_of and not _was_interrupted(outcome):
+                    outcomes.append(failure_of(signals.asked))  # there may have been more to do
                 break
     fields = [outcome.fields for outcome in outcomes]
     output.value(fields if chosen.all_of else fields[0])
     codes = [outcome.code for outcome in outcomes if isinstance(outcome, Failure)]
     return codes[0] if codes else 0
+
+
+def _was_interrupted(outcome: Done | Failure | None) -> bool:
+    return isinstance(outcome, Failure) and isinstance(outcome.error, KeyboardInterrupt)
 
 
 def _pids(chosen: Chosen) -> Iterator[tuple[int, bool]]:
@@ -77,32 +83,37 @@ def _pids(chosen: Chosen) -> Iterator[tuple[int, bool]]:
         pids = [p for p in running(chosen.all_of) if p not in seen] if chosen.all_of else []
 
 
-def _attempt(pid: int, job: Update, output: Output, late: bool) -> Done | Failure | None:
+def _attempt(
+    pid: int, job: Update, line: Line, signals: Interruptible, late: bool
+) -> Done | Failure | None:
     """Update one process; None where it was born with the update."""
-    line = Line(output)
     try:
-        with Target(pid) as target:
-            if late and not job.is_needed(target):
-                return None
-            try:
-                return job.carry_out(target, line.callback)
-            except (Exception, KeyboardInterrupt) as error:
-                return _failure(error, target, job)
-    except (Exception, KeyboardInterrupt) as error:  # the target could not be opened
-        return failure_of(error).having(pid=pid)
+        target = Target(pid)
+    except (Exception, KeyboardInterrupt) as error:
+        signals.hush()
+        return failure_of(error).having(pid=pid).with_state("untouched")
+    try:
+        signals.listen()
+        done = job.carry_out(target, line.callback) if not late or job.is_needed(target) else None
+        signals.hush()
+        return done
+    except (Exception, KeyboardInterrupt) as error:
+        signals.hush()
+        return _failure(error, target, job)
     finally:
         line.erase()
+        target.close()
 
 
 def _failure(error: BaseException, target: Target, job: Update) -> Failure:
     """Return a failure, with what the target runs where the kind of error doesn't say it."""
     failure = failure_of(error).having(pid=target.pid, **job.done_before())
-    if isinstance(error, HotpatchError) and error.exit_code != HotpatchError.exit_code:
+    if failure.says_state:
         return failure
     state = _state(target, job)
     if state == "gone":
         return failure_of(ProcessLookupError()).having(pid=target.pid)
-    return failure.having(target=state)
+    return failure.with_state(state)
 
 
 def _state(target: Target, job: Update) -> str:
