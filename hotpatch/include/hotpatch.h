@@ -12,10 +12,9 @@
  * Compile with any gcc or clang: cc $(hotpatch cflags) -shared -fPIC -O2 -g fix.c -o fix.so
  *
  * Nothing here makes code or needs a library. Each declaration becomes a record in the section
- * "hotpatch_records" of the shared object. The strings and functions that a record points to are found
- * through the relocations of its pointers, so a stripped patch has its manifest still.
- * A symbol that the patch leaves undefined is bound to the target: to its global and static symbols,
- * then to the libraries it has loaded.
+ * "hotpatch_records" of the shared object, which stripping leaves. A symbol that the patch leaves
+ * undefined is bound to the target: to its global and static symbols, then to the libraries it
+ * has loaded.
  */
 #ifndef HOTPATCH_H
 #define HOTPATCH_H
@@ -45,9 +44,9 @@
                      HOTPATCH_ADDRESS_(replacement))
 
 /*
- * The function that `f`, a replacement in this file, takes the place of: what the target ran before this
- * patch. To be called, or its address taken, wherever `f` is declared:
- * HOTPATCH_ORIGINAL(compute)(x). (The plain name is the replacement.)
+ * The function that `f`, a replacement in this file, takes the place of: what the target ran before
+ * this patch. Call it, or take its address, wherever `f` is declared:
+ * HOTPATCH_ORIGINAL(compute)(x). The plain name is the replacement.
  */
 #define HOTPATCH_ORIGINAL(f) HOTPATCH_ORIGINAL_EXPANDED_(f)
 #define HOTPATCH_ORIGINAL_EXPANDED_(f)                                                             \
@@ -56,7 +55,7 @@
         __hotpatch_original_##f;                                                                   \
     }))
 
-/* ---- Naming static functions and data of the target ------------------------------------------ */
+/* ---- Naming static functions and data of the target ----------------------------------------- */
 
 /*
  * Plain `extern` declarations reach the target's static functions and data too, where the name is
@@ -86,11 +85,11 @@
     extern __thread __typeof__(type) alias HOTPATCH_IMPORT_("__hotpatch_static_" #alias);          \
     HOTPATCH_STATIC_RECORD_(alias, source_file, name)
 
-/* ---- What the patch is for, and its name ------------------------------------------------------ */
+/* ---- What the patch is for, and its name ----------------------------------------------------- */
 
 /*
- * The build-id, in hexadecimal, of the program that the patch is made for, or of the library with that
- * soname or file name. Said several times, any one of them will do.
+ * The build-id, in hexadecimal, of the program that the patch is made for, or of the library with
+ * that soname or file name.
  */
 #define HOTPATCH_FOR_BUILD_ID(build_id)                                                            \
     HOTPATCH_NUMBERED_RECORD_(__COUNTER__, HOTPATCH_KIND_BUILD_ID, 0, build_id)
@@ -103,13 +102,13 @@
 #define HOTPATCH_DESCRIPTION(text)                                                                 \
     HOTPATCH_NUMBERED_RECORD_(__COUNTER__, HOTPATCH_KIND_DESCRIPTION, text, 0)
 
-/* ---- Not there yet: an error, rather than a patch that leaves its state transfer out ---------- */
+/* ---- Not there yet: an error, rather than a patch that leaves its state transfer out --------- */
 
 #define HOTPATCH_TRANSFER(f) HOTPATCH_UNSUPPORTED_("HOTPATCH_TRANSFER")
 #define HOTPATCH_REVERSE(f) HOTPATCH_UNSUPPORTED_("HOTPATCH_REVERSE")
 #define HOTPATCH_CHECK(f) HOTPATCH_UNSUPPORTED_("HOTPATCH_CHECK")
 
-/* ---- The records: what hotpatch reads (hotpatch/patch/manifest.py) ---------------------------- */
+/* ---- The records: what hotpatch reads (hotpatch/patch/manifest.py) --------------------------- */
 
 struct hotpatch_record {
     uint32_t kind;         /* one of HOTPATCH_KIND_* */
@@ -149,7 +148,7 @@ struct hotpatch_record {
     _Static_assert(0, what " is not supported by this version of hotpatch")
 #endif
 
-/* The alignment is said, or compilers raise that of large objects, which leaves gaps in the section. */
+/* The alignment is said, or compilers raise that of large objects and leave gaps between them. */
 #define HOTPATCH_RECORD_(id, kind, name, extra, address)                                           \
     static struct hotpatch_record __hotpatch_record_##id HOTPATCH_KEEP_                            \
         __attribute__((section("hotpatch_records"), aligned(8))) = {                               \

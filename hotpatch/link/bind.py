@@ -140,24 +140,19 @@ class Binder:
     def _file_static(self, alias: str) -> Definition:
         _, file, name = self._statics[alias]
         everywhere = [*self.home, *self._modules]
-        hint = f"write more of the path of {file}"
+        hint = f"their names and that of {file} do not tell them apart: write more of its path, if "
+        hint += "the symbol table has it, or give one of them another name in the program"
         for decorated in (False, True):
             for module in everywhere:
                 found = scope.static_symbol(module, name, file, hint, decorated=decorated)
                 if found:
                     return Definition(module, found)
-        raise Refused(
-            f"the target has no static `{name}` in {file}", self._where_else(everywhere, name)
-        )
+        from hotpatch.link import hints  # noqa: PLC0415
 
-    def _where_else(self, modules: list[Module], name: str) -> str:
-        for module in modules:
-            files = sorted({s.file for s in scope.static_symbols(module, name) if s.file})
-            if files:
-                return f"{module.path} has it in {', '.join(files)}"
-            if scope.global_symbol(module, name):
-                return f"`{name}` is global in {module.path}: declare it as extern"
-        return scope.similar(self.home, name)
+        raise Refused(
+            f"the target has no static `{name}` in {file}",
+            hints.where_else(everywhere, name, file) or "see `nm` of the program",
+        )
 
     def _global(self, name: str) -> Definition | None:
         for module in self.home:
@@ -217,15 +212,16 @@ class Binder:
 
     def missing(self, names: list[str]) -> Refused:
         """Return the refusal for symbols that nothing in the target defines."""
-        hints = [scope.similar(self.home, name) for name in names[:5]]
+        from hotpatch.link import hints  # noqa: PLC0415
+
+        hint = hints.missing(self.home, names)
         if is_static(self._process):
-            hints.append("a static program has only those library functions that it uses itself")
+            hint += " A static program has only those library functions that it uses itself."
         several = "s" if len(names) > 1 else ""
         return Refused(
             f"the target does not define the symbol{several} "
             f"{', '.join(f'`{name}`' for name in names)} that the patch uses",
-            " ".join(filter(None, hints))
-            or "define it in the patch, or declare it weak if it may be missing",
+            hint.strip() or "define it in the patch, or declare it weak if it may be missing",
             symbols=names,
         )
 
@@ -245,7 +241,11 @@ def check_libraries(process: Process, patch: PatchFile) -> None:
     names = set().union(*(scope.module_names(module) for module in process.modules))
     if is_static(process):
         return
-    missing = [name for name in patch.elf.needed if name not in names]
+    missing = [
+        name
+        for name in patch.elf.needed
+        if name not in names and name.rpartition("/")[2] not in names
+    ]
     if missing:
         raise Refused(
             f"the patch needs {', '.join(missing)}, which the target has not loaded",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from hotpatch.arch import relocations as r
 from hotpatch.elf.content import ElfError
 from hotpatch.errors import Refused
-from hotpatch.link import layout, startup
+from hotpatch.link import duplicates, layout, startup
 from hotpatch.link.bind import Binder, Binding, check_libraries
 from hotpatch.link.layout import PAGE, Run
 from hotpatch.link.relocate import Call, Relocator
@@ -106,7 +106,7 @@ def _link(
         calls=(*relocator.calls, *constructors),
         fini=tuple(bias + address for address in startup.destructors(elf)),
         bindings=_sorted({**values.bindings, **variables.bindings}),
-        warnings=tuple(binder.warnings),
+        warnings=(*binder.warnings, *duplicates.warnings(elf, binder.home)),
     )
 
 

@@ -59,13 +59,23 @@ def _default(found: list[Symbol]) -> Symbol | None:
 
 def global_symbol(module: Module, name: str) -> Symbol | None:
     """Return the global symbol of a module's source, exported or hidden."""
-    found = [
+    symbols = [
         symbol
         for table in symbol_tables(module)
         for symbol in table.by_name(name)
-        if defined(symbol) and symbol.bind != c.STB_LOCAL
+        if defined(symbol)
     ]
-    return _default(found)
+    found = [symbol for symbol in symbols if symbol.bind != c.STB_LOCAL]
+    return _default(found or _one_an_address(s for s in symbols if _was_hidden(s)))
+
+
+def _was_hidden(symbol: Symbol) -> bool:
+    """Tell whether a local symbol was a hidden global one before it was linked.
+
+    Linkers make these local: binutils puts them behind the symbols of all files, gold leaves the
+    visibility. Where a symbol table names no files at all, statics can't be told from them.
+    """
+    return symbol.file is None or symbol.visibility == c.STV_HIDDEN
 
 
 def static_symbols(
@@ -96,11 +106,13 @@ def static_symbol(
 
 def _of_file(symbols: Iterable[Symbol], file: str | None) -> list[Symbol]:
     """Return the definitions among `symbols`, one an address, which `file` has."""
-    found = {
-        symbol.value: symbol
-        for symbol in symbols
-        if defined(symbol) and (file is None or same_file(symbol.file, file))
-    }
+    return _one_an_address(
+        s for s in symbols if defined(s) and (file is None or same_file(s.file, file))
+    )
+
+
+def _one_an_address(symbols: Iterable[Symbol]) -> list[Symbol]:
+    found = {symbol.value: symbol for symbol in symbols}
     typed = {value: s for value, s in found.items() if s.type != c.STT_NOTYPE}
     return list((typed or found).values())
 
@@ -166,12 +178,14 @@ def find_replaced(process: Process, patch: PatchFile, replacement: Replacement) 
     found = find_function(modules, replacement.name, replacement.file)
     if found:
         return found
+    from hotpatch.link import hints  # noqa: PLC0415
+
     where = f" in {replacement.file}" if replacement.file else ""
     names = ", ".join(module.path for module in modules[:3])
     more = f" and {len(modules) - 3} more" if len(modules) > 3 else ""
     raise Refused(
         f"the target has no function `{replacement.name}`{where} (looked in {names}{more})",
-        similar(modules, replacement.name)
+        hints.where_else(modules, replacement.name, replacement.file)
         or "a function that is inlined everywhere has no code of its own to replace; "
         "a stripped program needs its separate debug file",
     )
@@ -190,21 +204,6 @@ def module_names(module: Module) -> set[str | None]:
     """Return the names that a module may be called by: its soname, and that of its file."""
     file = module.path.removesuffix(" (deleted)").rpartition("/")[2]
     return {name for name in (module.elf.soname, file, module.path) if name}
-
-
-def similar(modules: Iterable[Module], name: str) -> str:
-    """Return a hint that names symbols of nearly that name, "" if there are none."""
-    from difflib import get_close_matches  # noqa: PLC0415
-
-    names = {
-        symbol.name
-        for module in modules
-        for table in symbol_tables(module)
-        for symbol in table.functions()
-        if abs(len(symbol.name) - len(name)) <= 3
-    }
-    close = get_close_matches(name, sorted(names), n=3, cutoff=0.75)
-    return f"did you mean {' or '.join(f'`{match}`' for match in close)}?" if close else ""
 
 
 def _is_code(module: Module, symbol: Symbol) -> bool:

@@ -122,7 +122,10 @@ class ThreadLocals:
 
     def _from_link_map(self, module: Module) -> Place:
         """Read glibc's own record of `module`, described by symbols of its own."""
-        entry = self._link_map_entry(module)
+        try:
+            entry = self._link_map_entry(module)
+        except OSError:  # a dynamic linker without such a list, or one that was overwritten
+            return Place(None, None)
         if not entry:
             return Place(None, None)
         offset = self._field(entry, "_thread_db_link_map_l_tls_offset")

@@ -49,6 +49,23 @@ def test_function_to_replace_in_two_files(host: Host, compile_patch: CompilePatc
     assert "HOTPATCH_REPLACE_STATIC" in error.hint
 
 
+@pytest.mark.parametrize(
+    ("function", "file", "hint"),
+    [
+        ("scale", "host.c", "has it in parse.c, render.c"),
+        ("parse", "parse.c", "`parse` is global in"),
+        ("parze", "parse.c", "did you mean `parse`"),
+    ],
+)
+def test_function_to_replace_elsewhere(
+    function: str, file: str, hint: str, host: Host, compile_patch: CompilePatch
+) -> None:
+    text = f'int f(int x) {{ return x; }} HOTPATCH_REPLACE_STATIC_AS("{file}", {function}, f);'
+    error = refusal(host, compile_patch, text)
+    assert f"no function `{function}` in {file}" in error.reason
+    assert hint in error.hint
+
+
 def test_function_to_replace_qualified(host: Host, compile_patch: CompilePatch) -> None:
     patch = compile_patch(
         """
@@ -196,10 +213,55 @@ def test_hidden_data_is_the_patchs_own(host: Host, compile_patch: CompilePatch) 
     loaded = host.load(compile_patch(REPLACE + text))
     assert host.call(loaded.at("f"), 1) == 23
     assert host.state()["limit"] == 40
-    assert not loaded.image.warnings
+    for name, warning in zip(("limit", "lines"), loaded.image.warnings, strict=True):
+        assert f"`{name}` is a variable of the patch's own" in warning
+
+
+def test_new_state_is_no_second_copy(host: Host, compile_patch: CompilePatch) -> None:
+    text = """
+        static int new_state = 1;
+        static const char *const greeting = "a constant";
+        int compute(int x) { static int calls; return calls++ + new_state++ + *greeting; }
+        HOTPATCH_REPLACE(compute);
+        HOTPATCH_NAME("named");
+        """
+    assert not host.load(compile_patch(text)).image.warnings
+    inside = """
+        int compute(int x) { static int counter; return counter++; } HOTPATCH_REPLACE(compute);
+        """
+    (warning,) = host.load(compile_patch(inside)).image.warnings
+    assert "`counter` is a variable of the patch's own" in warning
+
+
+@pytest.mark.parametrize(
+    ("call", "hint"),
+    [
+        ("__stack_chk_nothing", "-fno-stack-protector"),
+        ("__nothing_chk", "-U_FORTIFY_SOURCE"),
+        ("__asan_nothing", "-fno-sanitize"),
+    ],
+)
+def test_functions_that_compilers_call(
+    call: str, hint: str, host: Host, compile_patch: CompilePatch
+) -> None:
+    text = REPLACE + f"extern int {call}(void); long f(long x) {{ return {call}(); }}"
+    assert hint in refusal(host, compile_patch, text).hint
 
 
 # ---- libraries ----
+
+
+def test_hidden_symbol_of_a_library(host: Host, compile_patch: CompilePatch) -> None:
+    """The linker made it local; the static of the same name is in a file that can be named."""
+    text = """
+        int lent(int x) { return x; }
+        HOTPATCH_REPLACE(lent);
+        extern int lent_inside(void);
+        HOTPATCH_EXTERN_STATIC_AS(of_file, "lent.c", int, lent_static, (void));
+        long f(long x) { return lent_inside() * 100 + of_file(); }
+        """
+    loaded = host.load(compile_patch(text), {"lent": 0})
+    assert host.call(loaded.at("f")) == 1314
 
 
 def test_variable_copied_into_the_program(

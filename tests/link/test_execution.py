@@ -219,6 +219,40 @@ def test_constructors(kind: str, start_host: StartHost, compile_patch: CompilePa
     assert host.call(loaded.at("look")) == 0
 
 
+def test_code_in_the_init_section_is_run(
+    start_host: StartHost, compile_patch: CompilePatch
+) -> None:
+    """There the start-up files leave room for more than their own."""
+    host = start_host("pie")
+    text = """
+        int set;
+        __attribute__((used, visibility("hidden"))) void in_init(void) { set = 5; }
+        __asm__(".section .init,\\"ax\\"; call in_init; .text");
+        long look(long x) { return set; }
+        """
+    loaded = host.load(compile_patch(REPLACE + text))
+    assert [call.kind for call in loaded.image.calls] == ["constructor"]
+    assert host.call(loaded.at("look")) == 5
+
+
+def test_what_is_registered_for_the_exit_is_run(
+    start_host: StartHost, compile_patch: CompilePatch
+) -> None:
+    host = start_host("pie")
+    text = """
+        #include <stdlib.h>
+        int set;
+        static void done(void) { set = 7; }
+        __attribute__((constructor)) static void start(void) { atexit(done); }
+        long look(long x) { return set; }
+        """
+    loaded = host.load(compile_patch(REPLACE + text))
+    assert host.call(loaded.at("look")) == 0
+    for address in loaded.image.fini:
+        host.call(address)
+    assert host.call(loaded.at("look")) == 7
+
+
 @pytest.mark.parametrize(
     "flags",
     [
