@@ -26,12 +26,10 @@ def where_else(modules: Iterable[Module], name: str, file: str | None) -> str:
     """Return where the target does have `name`, if not in `file`, or has something like it."""
     modules = list(modules)
     for module in modules:
-        if file is None:
-            break
         files = sorted({s.file for s in scope.static_symbols(module, name) if s.file})
         if files:
-            return f"{module.path} has it in {', '.join(files)}"
-        if scope.global_symbol(module, name):
+            return f"{module.path} has a static one in {', '.join(files)}: name the file"
+        if file and scope.global_symbol(module, name):
             return f"`{name}` is global in {module.path}: name it without a file"
     return similar(modules, name)
 

@@ -146,20 +146,38 @@ def _debug_file(path: str, elf: ElfFile) -> ElfFile | None:
     return _debug_files[elf]
 
 
-def find_function(
-    modules: Iterable[Module], name: str, file: str | None = None
-) -> Definition | None:
-    """Return the function of the target that a patch calls `name`, static in `file` if given.
+def find_replaced(process: Process, patch: PatchFile, replacement: Replacement) -> Definition:
+    """Return the function of the target that `replacement` takes the place of.
 
-    A global function is preferred to a static one, and the program to its libraries.
-    Raises `Refused` for a static name that occurs more than once.
+    A global function is preferred to a static one, and the program to its libraries. A static
+    one of a library has to be asked for, by its file or by the library's build-id: else it could be
+    a namesake of the program's, which the compiler put into its callers.
+
+    Raises `Refused` where there is none, naming similar ones, or several.
     """
-    modules = list(modules)
-    if file is None:
-        for module in modules:
-            symbol = global_symbol(module, name)
-            if symbol and _is_code(module, symbol):
-                return Definition(module, symbol)
+    name, file = replacement.name, replacement.file
+    made_for = _made_for(process, patch)
+    modules = made_for or list(process.modules)
+    found = None if file else _global_function(modules, name)
+    if found is None:
+        programs = [module for module in modules if module.program]
+        found = _static_function(modules if file or made_for else programs, name, file)
+    if found is None:
+        raise _no_function(modules, name, file)
+    if found.symbol.type == c.STT_GNU_IFUNC:
+        raise _indirect(process, found)
+    return found
+
+
+def _global_function(modules: list[Module], name: str) -> Definition | None:
+    for module in modules:
+        symbol = global_symbol(module, name)
+        if symbol and _is_code(module, symbol):
+            return Definition(module, symbol)
+    return None
+
+
+def _static_function(modules: list[Module], name: str, file: str | None) -> Definition | None:
     hint = "say which is meant with HOTPATCH_REPLACE_STATIC(file, function)"
     for decorated in (False, True):
         for module in modules:
@@ -169,35 +187,38 @@ def find_function(
     return None
 
 
-def find_replaced(process: Process, patch: PatchFile, replacement: Replacement) -> Definition:
-    """Return the function of the target that `replacement` takes the place of.
-
-    Raises `Refused` where there is none, naming similar ones, or several.
-    """
-    modules = intended_modules(process, patch)
-    found = find_function(modules, replacement.name, replacement.file)
-    if found:
-        return found
+def _no_function(modules: list[Module], name: str, file: str | None) -> Refused:
     from hotpatch.link import hints  # noqa: PLC0415
 
-    where = f" in {replacement.file}" if replacement.file else ""
+    where = f" in {file}" if file else ""
     names = ", ".join(module.path for module in modules[:3])
     more = f" and {len(modules) - 3} more" if len(modules) > 3 else ""
-    raise Refused(
-        f"the target has no function `{replacement.name}`{where} (looked in {names}{more})",
-        hints.where_else(modules, replacement.name, replacement.file)
+    return Refused(
+        f"the target has no function `{name}`{where} (looked in {names}{more})",
+        hints.where_else(modules, name, file)
         or "a function that is inlined everywhere has no code of its own to replace; "
         "a stripped program needs its separate debug file",
     )
 
 
-def intended_modules(process: Process, patch: PatchFile) -> list[Module]:
-    """Return where a patch's functions are looked for: what it says it is made for, or all."""
+def _indirect(process: Process, found: Definition) -> Refused:
+    from hotpatch.link.ifunc import resolved  # noqa: PLC0415
+
+    address = resolved(process, found)
+    chosen = found.module.elf.symbols.at(address - found.module.bias) if address else None
+    return Refused(
+        f"`{found.symbol.name}` of {found.module.path} is an indirect function: it stands for one "
+        "of several",
+        f"replace the one that is in use, `{chosen.name}`" if chosen else "replace that one",
+    )
+
+
+def _made_for(process: Process, patch: PatchFile) -> list[Module]:
+    """Return the modules that a patch is made for, [] where that is the program, or not said."""
     named = {name for name, _ in patch.build_ids}
     if not named or None in named:
-        return list(process.modules)
-    made_for = [module for module in process.modules if named & module_names(module)]
-    return made_for or list(process.modules)
+        return []
+    return [module for module in process.modules if named & module_names(module)]
 
 
 def module_names(module: Module) -> set[str | None]:

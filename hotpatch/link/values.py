@@ -100,6 +100,11 @@ class Values:
                 f"`{symbol.name}` is thread-local in the target, but not in the patch",
                 "declare it `extern __thread` in the patch",
             )
+        if call and found.symbol.type == c.STT_OBJECT:
+            raise Refused(
+                f"`{symbol.name}` is a function in the patch, but a variable in the target",
+                f"see its declaration in the sources of {found.module.path}",
+            )
         size = found.symbol.size
         canonical = None if call else self._binder.canonical(found)
         if canonical is not None:

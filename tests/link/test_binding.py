@@ -52,7 +52,7 @@ def test_function_to_replace_in_two_files(host: Host, compile_patch: CompilePatc
 @pytest.mark.parametrize(
     ("function", "file", "hint"),
     [
-        ("scale", "host.c", "has it in parse.c, render.c"),
+        ("scale", "host.c", "has a static one in parse.c, render.c: name the file"),
         ("parse", "parse.c", "`parse` is global in"),
         ("parze", "parse.c", "did you mean `parse`"),
     ],
@@ -99,6 +99,35 @@ def test_function_of_a_library(host: Host, compile_patch: CompilePatch) -> None:
     assert found.module.path.endswith("/liblent.so")
     loaded = host.load(patch, {"lent": found.address})
     assert host.call(loaded.at("call"), 0) == host.state()["lent"] - 1 + 12
+
+
+def test_static_function_of_a_library(host: Host, compile_patch: CompilePatch) -> None:
+    """It has to be asked for: the program's own may have been inlined everywhere."""
+    text = "int lent_static(void) { return 1; } "
+    plain = text + "HOTPATCH_REPLACE(lent_static);"
+    error = refusal(host, compile_patch, plain)
+    assert "no function `lent_static`" in error.reason
+    assert "/liblent.so has a static one in lent.c: name the file" in error.hint
+    for asked in (
+        text + 'HOTPATCH_REPLACE_STATIC("lent.c", lent_static);',
+        plain + 'HOTPATCH_FOR_MODULE_BUILD_ID("liblent.so", "1234");',
+    ):
+        patch = compile_patch(asked)
+        found = scope.find_replaced(host.process, patch, patch.replacements[0])
+        assert found.module.path.endswith("/liblent.so")
+
+
+def test_indirect_function_to_replace(host: Host, compile_patch: CompilePatch) -> None:
+    text = "long my_strlen(const char *s) { return 0; } HOTPATCH_REPLACE_AS(strlen, my_strlen);"
+    error = refusal(host, compile_patch, text)
+    assert "`strlen` of" in error.reason and "is an indirect function" in error.reason
+
+
+def test_variable_that_the_patch_calls(host: Host, compile_patch: CompilePatch) -> None:
+    error = refusal(
+        host, compile_patch, REPLACE + "int limit(int); int f(void) { return limit(1) + 1; }"
+    )
+    assert "`limit` is a function in the patch, but a variable in the target" in error.reason
 
 
 def test_a_patch_made_for_a_library_looks_only_there(

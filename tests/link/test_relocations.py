@@ -131,7 +131,6 @@ def test_done(changed: Changed, start_host: StartHost) -> None:
     limit = start_host("no-pie").symbol("limit")
     assert changed.field(r.R_X86_64_64, 8) == limit + 12
     assert changed.field(r.R_X86_64_GLOB_DAT, 8) == limit
-    assert changed.field(r.R_X86_64_JUMP_SLOT, 8) == limit
     assert changed.field(r.R_X86_64_32, 4) == limit + 12
     assert changed.field(r.R_X86_64_32S, 4) == limit + 12
     place = changed.base + changed.place
@@ -159,6 +158,7 @@ def test_indirect(changed: Changed) -> None:
     [
         ("PC32", "reaches only nearby addresses: R_X86_64_PC32"),
         ("PLT32", "reaches only nearby addresses: R_X86_64_PLT32"),
+        ("JUMP_SLOT", "`limit` is a function in the patch, but a variable in the target"),
         ("COPY", "can't be done: R_X86_64_COPY"),
         ("GOT32", "can't be done: R_X86_64_GOT32"),
         ("GOTPCREL", "can't be done: R_X86_64_GOTPCREL"),
