@@ -97,7 +97,7 @@ def decode(code: bytes, address: int, count: int = 0) -> list[Instruction]:
 
     `count` limits how many are decoded (0: all).
     """
-    engine, instructions, offset = _engine(detail=False), [], 0
+    engine, instructions, offset = _decoder(), [], 0
     for place, size, mnemonic, operands in engine.disasm_lite(code, address, count):
         data = code[offset : offset + size]
         instructions.append(Instruction(place, data, mnemonic, operands))
@@ -114,7 +114,7 @@ def rip_operand(instruction: Instruction) -> RipOperand | None:
         return None
     if "eip" in instruction.operands:
         raise ValueError("addresses memory relative to eip")
-    engine = _engine(detail=True)
+    engine = _engine()
     (detail,) = engine.disasm(instruction.data, instruction.address)
     offset, data = detail.disp_offset, instruction.data
     # Mod 00, r/m 101 in the byte before is what makes a displacement relative (SDM 2.2.1.6).
@@ -125,9 +125,17 @@ def rip_operand(instruction: Instruction) -> RipOperand | None:
 
 
 @cache
-def _engine(detail: bool) -> Any:
-    import capstone  # noqa: PLC0415 - 40 ms that only commands that decode should pay
+def _decoder() -> Any:
+    """Return what decodes to text; the package only where its library can't be had without."""
+    from hotpatch.arch.libcapstone import open_engine  # noqa: PLC0415
+
+    return open_engine() or _engine()
+
+
+@cache
+def _engine() -> Any:
+    import capstone  # noqa: PLC0415 - 40 ms that only operands relative to rip are worth
 
     engine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
-    engine.detail = detail
+    engine.detail = True
     return engine
