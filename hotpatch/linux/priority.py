@@ -20,21 +20,24 @@ def undisturbed() -> Iterator[None]:
     """Run the calling thread with real-time priority where allowed, unsignalled, uncollected.
 
     The SIGCHLDs of tracees are taken by `threads.wait`. One may have been that of another child, so
-    a caller that listens for them is sent one at the end.
+    a caller that listens for them is sent one at the end. The handlers of other signals run just
+    before they are blocked, and when they are unblocked; what they raise does not leave them so.
     """
     collecting = gc.isenabled()
-    gc.disable()
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    restore = _raise_priority()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    restore: Callable[[], object] = tuple
     try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        gc.disable()
+        restore = _raise_priority()
         yield
     finally:
         restore()
+        if collecting:
+            gc.enable()
         if signal.getsignal(signal.SIGCHLD) not in (signal.SIG_DFL, signal.SIG_IGN):
             os.kill(os.getpid(), signal.SIGCHLD)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        if collecting:
-            gc.enable()
 
 
 def _raise_priority() -> Callable[[], object]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ import pytest
 
 from hotpatch.cli.failure import Interrupted
 from hotpatch.cli.signals import Interruptible
+from hotpatch.linux.priority import undisturbed
 from tests.cli.running import Done, hotpatch, regions, started, wait_until_staged
 from tests.cli.terminal import terminal
 from tests.support.compiled import SharedObjects
@@ -158,3 +160,23 @@ def test_a_signal_that_comes_too_late_is_only_noted() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         assert str(signals.asked) == "interrupted by SIGTERM"
         signals.listen()
+
+
+@pytest.mark.parametrize("when", ["before", "during"])
+def test_an_interruption_of_a_stop_leaves_no_signal_blocked(
+    when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    if when == "before":
+        everything = signal.valid_signals()
+
+        def with_one_due() -> set[signal.Signals]:
+            monkeypatch.undo()
+            os.kill(os.getpid(), signal.SIGTERM)
+            return everything
+
+        monkeypatch.setattr(signal, "valid_signals", with_one_due)
+    with Interruptible(), pytest.raises(Interrupted), undisturbed():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
+    assert gc.isenabled()
