@@ -14,6 +14,7 @@ from array import array
 from collections.abc import Sequence
 
 from hotpatch.errors import Gone
+from hotpatch.linux import procfs
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _readv = _libc.process_vm_readv
@@ -22,17 +23,35 @@ _readv.argtypes = (
 )  # fmt: skip
 _readv.restype = ctypes.c_ssize_t
 _IOV_MAX = 1024
+_PAGE = 4096
 _ESRCH = 3
 
 
 class Buffer:
-    """Memory of ours that is filled and searched again and again: fresh pages cost more."""
+    """Memory of ours that is filled and searched again and again: fresh pages cost more.
+
+    Its content begins at `address`, which is `data[start]`. The address is 6 modulo 8, so that
+    bytes 2 to 5 of each 8-byte word of the content are an aligned 32-bit word: what vector
+    instructions compare.
+    """
 
     def __init__(self, size: int) -> None:
         """Make room for `size` bytes."""
-        self.data = bytearray(max(8, -(-size // 8) * 8))
+        self.size = -(-size // 8) * 8
+        self.data = bytearray(self.size + 16)
         self._pinned = (ctypes.c_char * len(self.data)).from_buffer(self.data)
-        self.address = ctypes.addressof(self._pinned)
+        base = ctypes.addressof(self._pinned)
+        self.start = (6 - base) % 8
+        self.address = base + self.start
+
+    def word(self, offset: int) -> int:
+        """Return the 8-byte word at an offset of the content."""
+        at = self.start + offset
+        return int.from_bytes(self.data[at : at + 8], "little")
+
+    def content(self, offset: int, size: int) -> bytearray:
+        """Return a part of the content."""
+        return self.data[self.start + offset : self.start + offset + size]
 
 
 class Memory:
@@ -41,13 +60,21 @@ class Memory:
     def __init__(self, pid: int) -> None:
         """Open it; raises the OSError of open(2) on /proc/PID/mem."""
         self.pid = pid
-        self._fd = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
+        self._anchor = procfs.anchor(pid)
+        self._fd = os.open(f"/proc/{self._anchor}/mem", os.O_RDWR | os.O_CLOEXEC)
 
     def close(self) -> None:
         """Let go of the address space."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def abandoned(self) -> bool:
+        """Say whether nobody uses the address space any more: the process ended or called exec."""
+        try:
+            return not os.pread(self._fd, 1, 0)
+        except OSError:  # address 0 is not mapped, as usual
+            return False
 
     def read(self, address: int, size: int) -> bytes:
         """Return `size` bytes; raises OSError where they are not all mapped, Gone at its end."""
@@ -72,15 +99,42 @@ class Memory:
                 break
         return done
 
+    def copy(self, pieces: Sequence[tuple[int, int]], into: Buffer) -> None:
+        """Read (address, size) pieces, whole pages, one behind the other into a buffer.
+
+        What the target has mapped but may not read (PROT_NONE) is read, too; for what can't be,
+        there are zeros. Raises Gone.
+        """
+        if self.read_many(pieces, into) == sum(size for _, size in pieces):
+            return
+        at = 0
+        for address, size in pieces:
+            if self._readv(((address, size),), into.address + at, size) != size:
+                here = into.start + at
+                into.data[here : here + size] = b"".join(
+                    self._page(page) for page in range(address, address + size, _PAGE)
+                )
+            at += size
+
+    def _page(self, address: int) -> bytes:
+        try:
+            return os.pread(self._fd, _PAGE, address).ljust(_PAGE, b"\0")
+        except OSError:
+            return bytes(_PAGE)
+
     def _readv(self, pieces: Sequence[tuple[int, int]], into: int, size: int) -> int:
         remote = array("Q", [word for piece in pieces for word in piece])
         local = array("Q", (into, size))
         got: int = _readv(
-            self.pid, local.buffer_info()[0], 1, remote.buffer_info()[0], len(pieces), 0
+            self._anchor, local.buffer_info()[0], 1, remote.buffer_info()[0], len(pieces), 0
         )
         if got >= 0:
             return got
         if ctypes.get_errno() == _ESRCH:
+            anchor = procfs.anchor(self.pid)
+            if anchor != self._anchor:  # the thread that stood for the process has ended
+                self._anchor = anchor
+                return self._readv(pieces, into, size)
             raise Gone(f"process {self.pid} ended")
         return 0
 

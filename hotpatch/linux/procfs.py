@@ -5,11 +5,22 @@ from __future__ import annotations
 
 import os
 import re
+import time
+from collections.abc import Iterable
+from itertools import chain
 from typing import NamedTuple
 
 from hotpatch.errors import Gone
 
-_POPULATED = re.compile(rb"[\x40-\xff]+")
+# Of the top bytes of pagemap entries: 0x80 for a page that is present, 0x40 for one in swap,
+# 0x20 for one of a file (Documentation/admin-guide/mm/pagemap.rst).
+_ANONYMOUS = re.compile(rb"[\x40-\x5f\x80-\x9f\xc0-\xdf]+")
+_PAGEMAP_PIECE = 128 << 10  # pages
+_AREA = re.compile(
+    rb"^([0-9a-f]+)-([0-9a-f]+) (\S{4}) \S+ \S+ \d+ *([^\n]*)\n"
+    rb".*?^Anonymous: +(\d+).*?^AnonHugePages: +(\d+).*?^Swap: +(\d+).*?^VmFlags: ([^\n]*)",
+    re.MULTILINE | re.DOTALL,
+)
 
 
 class Mapping(NamedTuple):
@@ -21,6 +32,34 @@ class Mapping(NamedTuple):
     offset: int
     inode: int
     path: str
+
+
+class Area(NamedTuple):
+    """An entry of /proc/PID/smaps; sizes in bytes.
+
+    `anonymous` is what it holds of memory of its own, in swap or not, `huge` what of that is in
+    huge pages; `flags` are the two-letter VmFlags of proc_pid_smaps(5).
+    """
+
+    start: int
+    end: int
+    protection: str
+    path: str
+    anonymous: int
+    huge: int
+    flags: frozenset[str]
+
+
+class Child(NamedTuple):
+    """A child of a process: its state letter, the signal that it ends with, when it was started.
+
+    `born` is in clock ticks since boot (proc_pid_stat(5), starttime).
+    """
+
+    pid: int
+    state: str
+    exit_signal: int
+    born: int
 
 
 class Sleep(NamedTuple):
@@ -57,10 +96,21 @@ def read(path: str) -> bytes:
         os.close(fd)
 
 
+def anchor(pid: int) -> int:
+    """Return a thread by which a process's memory can be reached.
+
+    That is its leader, unless that has ended before the others: it has no memory any more.
+    """
+    if state(pid, pid) not in "ZX":
+        return pid
+    return next((tid for tid in threads(pid) if state(pid, tid) not in "ZX"), pid)
+
+
 def mappings(pid: int) -> list[Mapping]:
     """Return the memory map of a process, lowest address first."""
     result = []
-    for line in os.fsdecode(read(f"/proc/{pid}/maps")).splitlines():
+    text = read(f"/proc/{pid}/maps") or read(f"/proc/{anchor(pid)}/maps")
+    for line in os.fsdecode(text).splitlines():
         fields = line.split(None, 5)
         start, _, end = fields[0].partition("-")
         path = fields[5] if len(fields) > 5 else ""
@@ -192,57 +242,84 @@ def program_inode(pid: int) -> int:
         ) from None
 
 
-def populated(pid: int, start: int, end: int) -> list[tuple[int, int]]:
-    """Return the (start, end) runs of pages between two addresses that are in memory or swap.
+def areas(pid: int) -> list[Area]:
+    """Return the memory map of a process with what is in it; raises the OSError of reading it.
 
-    Others hold nothing but zeros (of private memory) and reading them would only fill page tables.
-    Everything, where /proc/PID/pagemap can't be read.
+    The kernel looks at every page for it: about 50 µs a MB.
     """
-    first, last = start >> 12, end >> 12
+    return [
+        Area(
+            int(start, 16),
+            int(end, 16),
+            protection.decode(),
+            os.fsdecode(path),
+            (int(anonymous) + int(swap)) << 10,
+            int(huge) << 10,
+            frozenset(flags.decode().split()),
+        )
+        for start, end, protection, path, anonymous, huge, swap, flags in _AREA.findall(
+            read(f"/proc/{anchor(pid)}/smaps")
+        )
+    ]
+
+
+def populated(pid: int, spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the (start, end) runs of anonymous pages in some (start, end) of a process's memory.
+
+    They are in memory or in swap. All others hold zeros, or what is in a file.
+    """
+    runs = []
+    fd = os.open(f"/proc/{anchor(pid)}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return [(start, end)]
-    try:
-        words = os.pread(fd, 8 * (last - first), 8 * first)
+        for start, end in spans:
+            for first in range(start >> 12, end >> 12, _PAGEMAP_PIECE):
+                count = min(_PAGEMAP_PIECE, (end >> 12) - first)
+                there = os.pread(fd, 8 * count, 8 * first)[7::8]
+                for run in _ANONYMOUS.finditer(there):
+                    runs.append(((first + run.start()) << 12, (first + run.end()) << 12))
     finally:
         os.close(fd)
-    there = words[
-        7::8
-    ]  # bit 63: present, bit 62: swapped (Documentation/admin-guide/mm/pagemap.rst)
-    runs = []
-    for run in _POPULATED.finditer(there):
-        runs.append(((first + run.start()) << 12, (first + run.end()) << 12))
     return runs
 
 
-def processes() -> list[int]:
-    """Return the pids of all processes that /proc shows."""
-    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]  # noqa: PTH208
+def address_space(pid: int) -> int:
+    """Return the size of all that a process has mapped, in bytes; raises OSError."""
+    return int(read(f"/proc/{anchor(pid)}/statm").split()[0]) << 12
 
 
-def maps_contain(pid: int, text: bytes) -> bool:
-    """Say whether a process has `text` in its memory map; raises the OSError of reading that."""
-    return text in read(f"/proc/{pid}/maps")
+def clock_ticks() -> int:
+    """Return the time since boot in the unit of `Child.born`."""
+    now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    return now * os.sysconf("SC_CLK_TCK") // 1_000_000_000
 
 
-def program(pid: int) -> tuple[str, int, int] | None:
-    """Return path, device and inode of the program that a process runs, None where not allowed.
+def child(pid: int, inner: int) -> Child | None:
+    """Return the child of a process that has pid `inner` where that process lives, if it has it.
 
-    The path of a file that was removed or replaced ends in " (deleted)".
+    The two differ where the process is in a pid namespace of its own.
     """
-    link = f"/proc/{pid}/exe"
+    others = (int(name) for name in os.listdir("/proc") if name.isdigit())  # noqa: PTH208
+    for candidate in chain((inner,), others):
+        found = _child(candidate, pid)
+        if found is not None and _innermost_pid(candidate) == inner:
+            return found
+    return None
+
+
+def _child(pid: int, parent: int) -> Child | None:
+    """Return process `pid` if it is a child of `parent`."""
     try:
-        status = os.stat(link)  # noqa: PTH116
-        return os.readlink(link), status.st_dev, status.st_ino  # noqa: PTH115
+        stat = read(f"/proc/{pid}/stat")
     except OSError:
         return None
+    fields = stat[stat.rindex(b")") + 2 :].split()  # from the third on, the state
+    if int(fields[1]) != parent:
+        return None
+    return Child(pid, fields[0].decode(), int(fields[35]), int(fields[19]))
 
 
-def command_line(pid: int) -> str:
-    """Return the arguments of a process, or its name where it has none to show."""
+def _innermost_pid(pid: int) -> int:
     try:
-        arguments = os.fsdecode(read(f"/proc/{pid}/cmdline")).split("\0")
-    except OSError:
-        arguments = []
-    return " ".join(arguments).strip() or f"[{command_name(pid)}]"
+        return int(status(pid).get("NSpid", str(pid)).split()[-1])
+    except Gone:
+        return 0

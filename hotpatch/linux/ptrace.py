@@ -82,6 +82,10 @@ def decode(status: int) -> Stop:
     return Stop("signal", signal)
 
 
+raw_request = _ptrace
+"""The system call itself, (request, tid, address, data): negative for an error."""
+
+
 def request(number: int, tid: int, address: int | None = None, data: object = None) -> int:
     """Make one request; raise the OSError that the kernel answers with."""
     result: int = _ptrace(number, tid, address, data)

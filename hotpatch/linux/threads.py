@@ -17,15 +17,21 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
+from hotpatch.arch.registers import SIZE as REGISTERS_SIZE
 from hotpatch.arch.registers import Registers
 from hotpatch.linux import procfs, ptrace
+from hotpatch.linux.memory import Buffer
 
 _SIGCHLD = (signal.SIGCHLD,)
 _NAP = 500e-6
 _BATCH = 32
 _MANY = 16
-_STOP_TIME = 1e-6
+_STOP_TIME = 2e-6
+_NAPS = 10
+_NONE = Registers()
+_clock = time.perf_counter_ns
 _SLOW_NS = 2_000_000
 _STUCK_NS = 200_000_000  # uninterruptible sleep, or a parent in vfork
 
@@ -38,9 +44,16 @@ class Thread:
     def __init__(self, tid: int, now_ns: int) -> None:
         """Begin to account for a thread that was seized at `now_ns` (time.perf_counter_ns)."""
         self.tid = tid
-        self.registers = Registers()
+        self.registers = _NONE
         self.interrupted_ns = now_ns
         self.stopped_ns = now_ns
+
+
+class Batch(NamedTuple):
+    """Threads that stopped, with their registers one behind the other in a buffer."""
+
+    threads: list[Thread]
+    states: Buffer
 
 
 class Unstoppable(Exception):
@@ -64,7 +77,7 @@ class Hold:
         pid: int,
         only: int | None = None,
         limit_ns: int | None = None,
-        observer: Callable[[list[Thread]], object] | None = None,
+        observer: Callable[[Batch], object] | None = None,
     ) -> None:
         """Prepare to stop all threads, or `only` one.
 
@@ -130,36 +143,37 @@ class Hold:
         deadline = time.perf_counter_ns() + self._limit_ns
         pending = list(self._pending.values())
         for first in range(0, len(pending), _BATCH):
-            stopped = self._collect(pending[first : first + _BATCH], deadline)
-            if self._observer is not None and stopped:
-                self._observer(stopped)
+            batch = self._collect(pending[first : first + _BATCH], deadline)
+            if self._observer is not None and batch.threads:
+                self._observer(batch)
 
     def _interrupt(self) -> None:
-        request, interrupt, clock = ptrace.request, ptrace.INTERRUPT, time.perf_counter_ns
+        request, interrupt, clock = ptrace.raw_request, ptrace.INTERRUPT, time.perf_counter_ns
         for tid, thread in self._pending.items():
             thread.interrupted_ns = clock()
-            try:  # noqa: SIM105 - a context manager takes as long as the request
-                request(interrupt, tid)
-            except ProcessLookupError:  # it has ended; _await will see
-                pass
+            request(interrupt, tid, None, None)  # fails if it has ended; _await will see
 
-    def _collect(self, threads: list[Thread], deadline: int) -> list[Thread]:
+    def _collect(self, threads: list[Thread], deadline: int) -> Batch:
         """Wait for some interrupted threads; return those that stopped, their registers read.
 
         The loop is for the case that is nearly always: the thread has stopped, for our interrupt.
         While many have still to stop, it is better to sleep than to be woken by each of them: they
         need the processors.
         """
-        waitpid, clock, get_registers = os.waitpid, time.perf_counter_ns, ptrace.get_registers
+        waitpid, clock, request, getregs = os.waitpid, _clock, ptrace.raw_request, ptrace.GETREGS
         flags, interrupted = ptrace.WALL | os.WNOHANG, ptrace.INTERRUPTED
-        stopped = []
+        states = Buffer(len(threads) * REGISTERS_SIZE)
+        at, data, offset = states.address, states.data, states.start
+        stopped: list[Thread] = []
         for thread in threads:
             tid = thread.tid
             try:
                 status = waitpid(tid, flags)[1]
-                if not status and len(self._pending) > _MANY:
+                naps = _NAPS if len(self._pending) > _MANY else 0
+                while not status and naps:
                     time.sleep(len(self._pending) * _STOP_TIME)
                     status = waitpid(tid, flags)[1]
+                    naps -= 1
             except ChildProcessError:
                 status = 0
             if status != interrupted and self._await(tid, status, deadline).kind == "ended":
@@ -169,9 +183,12 @@ class Hold:
             thread.stopped_ns = clock()
             self.threads[tid] = thread
             del self._pending[tid]
-            get_registers(tid, thread.registers)
+            request(getregs, tid, None, at)
+            thread.registers = Registers.from_buffer(data, offset)
+            at += REGISTERS_SIZE
+            offset += REGISTERS_SIZE
             stopped.append(thread)
-        return stopped
+        return Batch(stopped, states)
 
     def _await(self, tid: int, status: int, deadline: int) -> ptrace.Stop:
         """Wait for the interrupt of one thread, passing on what comes before it.
@@ -196,13 +213,10 @@ class Hold:
 
     def release(self) -> None:
         """Let every thread go; what they hold in registers is what they go on with."""
-        request, detach, clock = ptrace.request, ptrace.DETACH, time.perf_counter_ns
+        request, detach, clock = ptrace.raw_request, ptrace.DETACH, _clock
         longest = 0
         for tid, thread in self.threads.items():
-            try:  # noqa: SIM105
-                request(detach, tid)
-            except ProcessLookupError:  # it was killed
-                pass
+            request(detach, tid, None, None)  # fails if it was killed
             held = clock() - thread.interrupted_ns
             longest = max(longest, held)
         self.held_ns = max(self.held_ns, longest)

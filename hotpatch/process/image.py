@@ -3,18 +3,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import select
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from hotpatch.errors import Denied, Gone, Refused
+from hotpatch.errors import Denied, Gone, HotpatchError, Refused
 from hotpatch.linux import access, procfs, remote
 from hotpatch.linux.restart import Restarter
 from hotpatch.process import ledger
 from hotpatch.process.modules import Module, find_modules
 
 _LARGEST_TEXT = 64 << 20
+_END_TIME = 0.1
 
 
 class Symbolic(NamedTuple):
@@ -105,6 +108,27 @@ class Process:
         if not self.alive():
             raise Gone(f"process {self.pid} ended")
 
+    @contextlib.contextmanager
+    def expected_alive(self) -> Iterator[None]:
+        """Turn what its end, or a call of exec, makes fail in this context into Gone."""
+        try:
+            yield
+        except OSError as error:
+            if isinstance(error, HotpatchError):
+                raise
+            if self._has_ended():
+                raise Gone(f"process {self.pid} ended") from error
+            if self.memory.abandoned():
+                raise Gone(
+                    f"process {self.pid} runs another program now: it called exec",
+                    "a patch ends with the program that it was for",
+                ) from error
+            raise
+
+    def _has_ended(self) -> bool:
+        """Say whether it is ending: its threads go before it is reported."""
+        return bool(select.select([self._pidfd], [], [], _END_TIME)[0])
+
     @property
     def mappings(self) -> list[procfs.Mapping]:
         """Return its memory map."""
@@ -119,7 +143,8 @@ class Process:
     def modules(self) -> tuple[Module, ...]:
         """Return the program and its libraries, in search order; Refused without a program."""
         if self._modules is None:
-            self._modules = find_modules(self.pid, self.mappings, self.memory.read)
+            anchor = procfs.anchor(self.pid)
+            self._modules = find_modules(anchor, self.mappings, self.memory.read)
             if not self._modules or not self._modules[0].program:
                 raise Refused(
                     f"the program of process {self.pid} can't be read as an x86-64 ELF file",

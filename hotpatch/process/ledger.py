@@ -17,6 +17,9 @@ armed as long as an entry leads to its gate. `state` only tells how far its patc
     20      4     size of the JSON text
     24      4     CRC-32 of the JSON text
     32      8     time of the commit, ns since the epoch
+    40      4     pid, as the target sees it, of a child that was made of it to be looked at and has
+                  to be reaped; 0 for none
+    48      8     when that child was made at the earliest, in clock ticks since boot
     64            JSON text
 """
 
@@ -36,7 +39,7 @@ FORMAT = 1
 NAME = "hotpatch"
 MAPPING = f"/memfd:{NAME}-"
 """How the path of a region's header begins in /proc/PID/maps."""
-STATE_OFFSET, SWITCH_OFFSET, TIME_OFFSET = 12, 16, 32
+STATE_OFFSET, SWITCH_OFFSET, TIME_OFFSET, CHILD_OFFSET = 12, 16, 32, 40
 _HEADER = struct.Struct("<8sIIIIIIQ")
 _TEXT_OFFSET = 64
 

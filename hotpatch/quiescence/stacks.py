@@ -20,7 +20,7 @@ from hotpatch.arch import registers
 from hotpatch.arch.sigframe import RED_ZONE
 from hotpatch.linux import procfs
 from hotpatch.linux.memory import Buffer, Memory
-from hotpatch.linux.threads import Thread
+from hotpatch.linux.threads import Batch, Thread
 from hotpatch.quiescence.ranges import Ranges
 
 _USUAL = 1 << 20  # room for the stacks of a batch of threads
@@ -86,14 +86,18 @@ class Scanner:
         self._ranges = ranges
         self._buffer = Buffer(_USUAL)
 
-    def add(self, threads: Sequence[Thread]) -> None:
+    def add(self, batch: Batch) -> None:
         """Scan some threads; adds to `hits`."""
-        for at, word in self._ranges.search(b"".join([bytes(t.registers) for t in threads])):
+        threads = batch.threads
+        size = len(threads) * registers.SIZE
+        for at, word in self._ranges.search_buffer(batch.states, size):
             self.hits.append(Hit(threads[at // registers.SIZE].tid, word))
         pieces, away = _pieces(threads, self._stacks, self._memory.pid)
         self._scan(threads, pieces)
         if away:
-            more = _home_pieces(threads, away, pieces, self._buffer.data, self._stacks)
+            total = sum([size for _, size in pieces])
+            copied = self._buffer.content(0, total)
+            more = _home_pieces(threads, away, pieces, copied, self._stacks)
             self._scan(threads, more)
 
     def _scan(self, threads: Sequence[Thread], pieces: Sequence[tuple[int, int]]) -> None:
@@ -110,16 +114,16 @@ class Scanner:
 
         The buffer is used again and again: new memory would cost more than the copying.
         """
-        if len(self._buffer.data) < total:
+        if self._buffer.size < total:
             self._buffer = Buffer(total)
         if not total or self._memory.read_many(pieces, self._buffer) == total:
             return
-        at = 0
+        at = self._buffer.start
         for address, size in pieces:
             part = Buffer(size)
             if size:
                 self._memory.read_many(((address, size),), part)
-            self._buffer.data[at : at + size] = part.data[:size]
+            self._buffer.data[at : at + size] = part.content(0, size)
             at += size
 
 

@@ -91,6 +91,11 @@ class Judge:
         return any(home[0] <= frame.cfa <= home[1] for frame in stack.frames)
 
 
+def unjudged(hits: Iterable[Hit]) -> list[Blocked]:
+    """Return every thread with a hit as one that is in the way."""
+    return [Blocked(tid, addresses, ()) for tid, addresses in by_thread(hits).items()]
+
+
 def by_thread(hits: Iterable[Hit]) -> dict[int, tuple[int, ...]]:
     """Return the words that hit, by thread."""
     found: dict[int, tuple[int, ...]] = {}

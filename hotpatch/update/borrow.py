@@ -38,10 +38,16 @@ CALLS = (
 )
 
 
-def with_borrowed(session: Session, phase: str, action: Callable[[remote.Borrowed], T]) -> T:
+def with_borrowed(
+    session: Session,
+    phase: str,
+    action: Callable[[remote.Borrowed], T],
+    condition: Callable[[Thread], bool] | None = None,
+) -> T:
     """Stop one suitable thread and run `action` with it; the other threads run on.
 
-    Raises Busy when no thread was suitable until the timeout, Denied, Gone, Refused.
+    `condition` is what a thread has to fulfil besides. Raises Busy when no thread was suitable
+    until the timeout, Denied, Gone, Refused.
     """
     gadgets = session.process.gadgets
     tries = 0
@@ -52,7 +58,7 @@ def with_borrowed(session: Session, phase: str, action: Callable[[remote.Borrowe
         for tid in candidates(session.process.pid, looks):
             try:
                 with session.hold(phase, looks, tid) as hold:
-                    thread = suitable(session, hold, stacks)
+                    thread = suitable(session, hold, stacks, condition)
                     if thread is not None:
                         with remote.Borrowed(thread, session.process.memory, gadgets) as borrowed:
                             return action(borrowed)

@@ -19,7 +19,7 @@ from hotpatch.linux.threads import Hold, Unstoppable
 from hotpatch.quiescence.ranges import Range, Ranges
 from hotpatch.quiescence.stacks import Scanner, StackMap
 from hotpatch.quiescence.unwind import describe
-from hotpatch.quiescence.verdict import Blocked
+from hotpatch.quiescence.verdict import Blocked, unjudged
 from hotpatch.update.session import Session, no_time
 
 T = TypeVar("T")
@@ -35,19 +35,24 @@ class NotNow(Exception):
 
 
 def at_quiescence(
-    session: Session, phase: str, ranges: Iterable[Range], action: Callable[[Hold], T]
+    session: Session,
+    phase: str,
+    ranges: Iterable[Range],
+    action: Callable[[Hold], T],
+    data: bool = False,
 ) -> T:
     """Run `action` with all threads stopped and none of them inside `ranges`.
 
-    Raises Busy, with the blocking threads, when there was no such moment until the timeout;
-    whatever `action` raises; Gone and Denied.
+    With `data`, no word of a stack or register may point there at all, whether a thread
+    returns through it or not. Raises Busy, with the blocking threads, when there was no such
+    moment until the timeout; whatever `action` raises; Gone and Denied.
     """
     forbidden = Ranges(ranges)
     tries = 0
     while True:
         tries += 1
         session.attempts = max(session.attempts, tries)
-        result, obstacles = _attempt(session, phase, forbidden, action)
+        result, obstacles = _attempt(session, phase, forbidden, action, data)
         if not obstacles:
             assert result is not None
             return result[0]
@@ -57,7 +62,7 @@ def at_quiescence(
 
 
 def _attempt(
-    session: Session, phase: str, forbidden: Ranges, action: Callable[[Hold], T]
+    session: Session, phase: str, forbidden: Ranges, action: Callable[[Hold], T], data: bool
 ) -> tuple[tuple[T] | None, tuple[Blocker, ...]]:
     """Try once; return the action's result, or what was in the way."""
     process = session.process
@@ -65,18 +70,21 @@ def _attempt(
     unstoppable = _in_vfork(session, looks)
     if unstoppable:
         return None, unstoppable
-    stacks = StackMap(process.pid, procfs.mappings(process.pid))
+    stacks = session.stacks = StackMap(process.pid, procfs.mappings(process.pid))
     scanner = Scanner(process.memory, stacks, forbidden)
     judge = session.judge
     try:
         with session.hold(phase, looks, observer=scanner.add) as hold:
             threads = dict(hold.threads)
-            blocked = judge.judge(scanner.hits, threads, stacks, forbidden) if scanner.hits else []
+            hits = scanner.hits
+            blocked = unjudged(hits) if data else judge.judge(hits, threads, stacks, forbidden)
             if not blocked and session.too_long(hold):
                 return None, (Blocker(0, "--max-pause", (), ""),)
             if not blocked:
                 return (action(hold),), ()
     except Unstoppable as error:
+        if session.max_pause_ns is not None and error.state != "D":
+            return None, (Blocker(0, "--max-pause", (), ""),)
         return None, (Blocker(error.tid, f"(state {error.state})", (), ""),)
     except NotNow as error:
         return None, (Blocker(0, error.reason, (), ""),)

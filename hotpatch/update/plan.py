@@ -228,7 +228,7 @@ def _check_original(patch: PatchFile, symbol: str, entry: redirect.Entry) -> Non
     if entry.reentries and any(s.name == used for s in patch.elf.dynamic_symbols.undefined()):
         raise Refused(
             f"HOTPATCH_ORIGINAL({symbol}) can't be used: the original loops back to its own entry "
-            f"({entry.reentries[0]}), and would go on in the new code",
+            f"({entry.reentries[0]:#x}), and would go on in the new code",
             "write the replacement without a call of the original",
         )
 

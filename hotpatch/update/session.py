@@ -12,8 +12,9 @@ from hotpatch.errors import Busy, Denied
 from hotpatch.linux import access, procfs
 from hotpatch.linux.priority import undisturbed
 from hotpatch.linux.restart import Look, look
-from hotpatch.linux.threads import Hold, Thread
+from hotpatch.linux.threads import Batch, Hold
 from hotpatch.process.image import Process
+from hotpatch.quiescence.stacks import StackMap
 from hotpatch.quiescence.verdict import Judge
 from hotpatch.update.result import FunctionChange, PatchName, Progress, Result, StopTime
 
@@ -36,6 +37,7 @@ class Session:
         self.warnings: list[str] = []
         self.attempts = 0
         self.threads = 0
+        self.stacks = StackMap(process.pid, ())  # as of the last stop of all threads
         self._judge: Judge | None = None
         self._stops: list[StopTime] = []
         self._began = time.monotonic()
@@ -69,17 +71,17 @@ class Session:
         phase: str,
         looks: dict[int, Look],
         only: int | None = None,
-        observer: Callable[[list[Thread]], object] | None = None,
+        observer: Callable[[Batch], object] | None = None,
     ) -> Iterator[Hold]:
         """Stop the target, or one thread of it, invisibly; put the stop on the account.
 
         `observer` is given the threads as they stop.
         """
 
-        def stopped(threads: list[Thread]) -> None:
-            self.process.restarter.conceal(threads, looks)
+        def stopped(batch: Batch) -> None:
+            self.process.restarter.conceal(batch.threads, looks)
             if observer is not None:
-                observer(threads)
+                observer(batch)
 
         pid = self.process.pid
         hold = Hold(pid, only, self.max_pause_ns, stopped)
@@ -112,6 +114,16 @@ class Session:
         nap = min(0.1, max(0.001, (now - self._began) / 10))
         time.sleep(min(nap, max(0.0, self._deadline - now)))
         return True
+
+    @contextlib.contextmanager
+    def at_most(self, seconds: float) -> Iterator[None]:
+        """Wait for so long at most, in this context: for what may be left undone."""
+        deadline = self._deadline
+        self._deadline = min(deadline, time.monotonic() + seconds)
+        try:
+            yield
+        finally:
+            self._deadline = deadline
 
     def too_long(self, hold: Hold) -> bool:
         """Say whether a stop can't end within --max-pause any more, were all let go now."""

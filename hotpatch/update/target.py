@@ -57,7 +57,9 @@ class Target:
         manifest; `force` skips refusals that say they may be forced. Raises Refused.
         """
         self._process.refresh()
-        return make_plan(self._process, PatchFile.open(path, replace), force, tuple(replace))
+        patch = PatchFile.open(path, replace)
+        with self._process.expected_alive():
+            return make_plan(self._process, patch, force, tuple(replace))
 
     def apply(
         self,
@@ -85,7 +87,8 @@ class Target:
                 raise Refused(
                     f"{plan.path} has changed since it was checked", "check it again, then apply it"
                 )
-        return applying.apply(self._process, patch, options, force)
+        with self._process.expected_alive():
+            return applying.apply(self._process, patch, options, force)
 
     def revert(
         self,
@@ -97,7 +100,8 @@ class Target:
         """Take out a patch, the newest where no id is given; return what was done, read back."""
         self._process.refresh()
         options = Options(timeout, max_pause_ms, on_progress)
-        return reverting.revert(self._process, patch_id, options)
+        with self._process.expected_alive():
+            return reverting.revert(self._process, patch_id, options)
 
     def patches(self) -> list[ledger.Entry]:
         """Return the records of patches in the process, the oldest first."""

@@ -1,94 +1,212 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Unmap: a patch that is switched off and disarmed gives its memory back.
 
-Nothing may refer to it any more: no return address, no register, no word of writable memory.
-The memory is searched first while the target runs, to see whether it is worth while; what counts is
-the search in a stop, in the same stop as the munmap. How much can be searched in a stop is limited;
-a target with more keeps the patch's memory, and the result says so.
+Nothing may refer to it any more: no return address, no register, no word of memory, no handler of
+a signal. The memory is searched while the target runs, to see whether it is worth while; what
+counts is the search of a snapshot (`update.snapshot`), for which the target stands still about as
+long as fork(2) takes. A target for which that is too long keeps the patch's memory, as
+does one that can't make a snapshot, and the result says so: a revert never fails of it.
 
-Death here leaves either the region, known by its header, or none.
+Small memories could be searched in the stop itself. It is not done, as it is no quicker: looking
+for what is in memory takes as long as cloning it, up to some MB.
+
+Death here leaves the region, known by its header, and perhaps a zombie, named by the header; or
+nothing.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from functools import partial
 
 from hotpatch.arch import syscalls
-from hotpatch.errors import Busy
+from hotpatch.errors import Busy, Denied
 from hotpatch.linux import procfs
 from hotpatch.linux.remote import Borrowed
-from hotpatch.linux.threads import Hold
+from hotpatch.linux.snapshot import Lost
 from hotpatch.process import ledger
-from hotpatch.quiescence.ranges import Range, Ranges
-from hotpatch.quiescence.references import Reference, search, searchable
-from hotpatch.quiescence.stacks import StackMap
-from hotpatch.update.borrow import suitable
-from hotpatch.update.moment import NotNow, at_quiescence
+from hotpatch.quiescence import references
+from hotpatch.quiescence.ranges import Range
+from hotpatch.quiescence.references import Pointers, Reference, Span, Survey
+from hotpatch.update import snapshot
+from hotpatch.update.borrow import with_borrowed
+from hotpatch.update.moment import at_quiescence
 from hotpatch.update.session import Session
 
-_MOST_IN_STOP = 16 << 20
+_PATIENCE_S = 0.25
+_TRIES = 3
+_MOST_NS = 10_000_000  # tidying up is not worth a longer stop, unless --max-pause allows one
+_MOST_NS_A_THREAD = 20_000  # about what stopping one costs anyway
+_FLOOR_NS, _NS_A_MB, _NS_AN_AREA = 500_000, 35_000, 8_000  # of fork(2), on a slow machine
+_MOST_APART = 1 << 20
+_MOST_SPACE = 1 << 40  # sanitizers map more
+
+
+class _Kept(Exception):
+    """The memory can't be given back; says why."""
 
 
 def unmap(session: Session, regions: Sequence[tuple[int, int]], name: str) -> str | None:
     """Unmap (address, size) regions, the last one first; return why not, None when done."""
+    if not regions:
+        return None
     spans = [(address, address + size) for address, size in regions]
-    ranges = [Range(start - 1, end, name) for start, end in spans]
-    where = searchable(session.process.pid, spans)
-    found = search(session.process.memory, where, Ranges(ranges))
-    if found:
-        return _kept(session, name, found)
-    if where.size > _MOST_IN_STOP:
-        return (
-            f"{name} stays mapped: {where.size >> 20} MB of writable memory can't be searched for "
-            "references to it in a stop"
-        )
-    _ = session.process.gadgets  # found before the stop, used in it
     try:
-        left = at_quiescence(
-            session, "unmap", ranges, lambda hold: _unmap(session, hold, spans, Ranges(ranges))
-        )
-    except Busy as busy:
-        return f"{name} stays mapped: {busy.reason}"
-    return _kept(session, name, left) if left else None
-
-
-def _unmap(
-    session: Session,
-    hold: Hold,
-    spans: list[tuple[int, int]],
-    ranges: Ranges,
-) -> list[Reference]:
-    """Search again, and unmap where nothing is found; with all threads stopped."""
-    process = session.process
-    found = search(process.memory, searchable(process.pid, spans), ranges)
-    if found:
-        return found
-    thread = suitable(session, hold, StackMap(process.pid, procfs.mappings(process.pid)))
-    if thread is None:
-        raise NotNow("no thread was in a place from which it can be borrowed")
-    with Borrowed(thread, process.memory, process.gadgets) as borrowed:
-        for start, end in reversed(spans):
-            borrowed.syscall(syscalls.MUNMAP, start, end - start)
-    return []
-
-
-def _kept(session: Session, name: str, found: list[Reference]) -> str:
-    first = found[0]
-    where = session.process.symbolic(first.address) or _mapping_name(session, first.address)
-    return (
-        f"{name} stays mapped: {len(found)} word(s) of the target point into it, the first at "
-        f"{first.address:#x} ({where}) to {first.target:#x}"
-    )
-
-
-def _mapping_name(session: Session, address: int) -> str:
-    for mapping in session.process.mappings:
-        if mapping.start <= address < mapping.end:
-            return mapping.path or "anonymous memory"
-    return "memory"
+        with session.at_most(_PATIENCE_S):
+            _unmap(session, spans, name)
+    except _Kept as kept:
+        return f"{name} stays mapped: {kept}"
+    except (Busy, Denied) as error:
+        return f"{name} stays mapped: {error.reason}"
+    return None
 
 
 def present(session: Session, regions: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Return those of some regions that are there: the header tells."""
     ours = {m.start for m in session.process.mappings if ledger.is_ours(m)}
     return [region for region in regions if region[0] in ours]
+
+
+def _unmap(session: Session, spans: list[Span], name: str) -> None:
+    """Unmap, or raise _Kept, Busy or Denied."""
+    at = _site(session, spans[0][0])
+    if not snapshot.reap_leftover(session, at.header):
+        raise _Kept("the snapshot that an earlier hotpatch took of the target has not ended yet")
+    pointers = Pointers(spans)
+    ranges = [Range(start - 1, end, name) for start, end in spans]
+    _ = session.process.gadgets  # found before the stop, used in it
+    for _ in range(_TRIES):
+        survey = _survey(session, spans)
+        _expect_none(session, _search_running(session, survey, pointers))
+        take = partial(snapshot.take, session, at, survey, pointers)
+        try:
+            taken = at_quiescence(session, "unmap", ranges, take, data=True)
+            found = _look_through(session, at, taken, survey, pointers, spans)
+        finally:
+            snapshot.let_end(session, at.header)
+        _finish(session, at, spans if found == [] else [])
+        if isinstance(taken, str):
+            raise _Kept(taken)
+        if found is not None:
+            _expect_none(session, found)
+            return
+    raise _Kept("the target's memory map changes too often to be searched")
+
+
+def _site(session: Session, address: int) -> snapshot.Site:
+    """Return where to work: a patch that is off needs its call area no more, a remnant no gates."""
+    process = session.process
+    header = next(m for m in process.mappings if m.start == address and ledger.is_ours(m))
+    calls = [p.record.call[0] for p in process.patches if p.address == address]
+    return snapshot.site(address, header.end - address, calls[0] if calls else header.end)
+
+
+def _survey(session: Session, spans: list[Span]) -> Survey:
+    """Look at the memory map; raises _Kept where the memory can't be searched, or not in time."""
+    try:
+        survey = references.survey(session.process.pid, spans)
+    except OSError as error:
+        session.process.check_alive()
+        raise _Kept(f"its memory map can't be read ({error.strerror})") from None
+    if survey.handled_by_others:
+        raise _Kept("the target handles page faults itself (userfaultfd)")
+    if survey.device is not None:
+        raise _Kept(f"the target has mapped memory of a device ({survey.device.path})")
+    if survey.space > _MOST_SPACE:
+        raise _Kept(f"{survey.space >> 40} TB of address space are too much to be searched")
+    apart = sum(size for _, size in survey.pieces_apart)
+    if apart > _MOST_APART:
+        largest = max(survey.apart, key=lambda area: area.end - area.start)
+        raise _Kept(
+            f"{apart >> 20} MB of shared memory and the like can't be searched in a stop "
+            f"(of {largest.path or 'no file'} and other mappings)"
+        )
+    _expect_short(session, survey)
+    return survey
+
+
+def _expect_short(session: Session, survey: Survey) -> None:
+    """Raise _Kept where taking a snapshot is expected to take too long."""
+    expected = _FLOOR_NS + len(survey.private) * _NS_AN_AREA
+    expected += survey.small_pages * _NS_A_MB >> 20
+    limit = session.max_pause_ns
+    if limit is None:
+        limit = _MOST_NS + procfs.thread_count(session.process.pid) * _MOST_NS_A_THREAD
+    if expected > limit:
+        raise _Kept(
+            f"to search its {survey.small_pages >> 20} MB the target would have to be held for "
+            f"about {-(-expected // 1_000_000)} ms (--max-pause may allow it)"
+        )
+
+
+def _search_running(session: Session, survey: Survey, pointers: Pointers) -> list[Reference]:
+    """Search the memory of the running target, but for what may be dead memory of stacks."""
+    process = session.process
+    looks = session.looks()
+    stacks = [seen.sleep.rsp for seen in looks.values()]
+    all_asleep = len(looks) == len(procfs.threads(process.pid))
+    areas = [
+        area
+        for area in survey.private
+        if area.path != "[stack]"
+        and (area.path or all_asleep)
+        and not any(area.start <= rsp < area.end for rsp in stacks)
+    ]
+    try:
+        return references.search(process.memory, areas, pointers)
+    except OSError:  # its pages can't be listed
+        process.check_alive()
+        return []
+
+
+def _look_through(
+    session: Session,
+    at: snapshot.Site,
+    taken: snapshot.Taken | str,
+    survey: Survey,
+    pointers: Pointers,
+    spans: list[Span],
+) -> list[Reference] | None:
+    """Return the references in a snapshot, None where there is none or it doesn't tell."""
+    if isinstance(taken, str):
+        return None
+    try:
+        return snapshot.look_through(session, at, taken, survey, pointers, spans)
+    except (snapshot.Changed, Lost):
+        return None
+
+
+def _finish(session: Session, at: snapshot.Site, spans: list[Span]) -> None:
+    """Reap what is left of the snapshot and unmap some (start, end); raises _Kept."""
+
+    def act(borrowed: Borrowed) -> None:
+        if not snapshot.reap(session, at.header, borrowed):
+            raise _Kept("the snapshot that was taken of the target has not ended yet")
+        for start, end in reversed(spans):
+            result = borrowed.syscall(syscalls.MUNMAP, start, end - start)
+            if result:
+                raise _Kept(f"munmap failed ({os.strerror(-result)})")
+
+    if not spans and not snapshot.has_child(session, at.header):
+        return
+    with_borrowed(session, "unmap", act, partial(snapshot.may_reap, session))
+
+
+def _expect_none(session: Session, found: Sequence[Reference]) -> None:
+    if not found:
+        return
+    first = found[0]
+    where = first.holder or f"at {first.address:#x} ({_name(session, first.address)})"
+    raise _Kept(
+        f"{len(found)} word(s) of the target point into it, the first, {where}, to "
+        f"{first.target:#x}"
+    )
+
+
+def _name(session: Session, address: int) -> str:
+    symbolic = session.process.symbolic(address)
+    if symbolic is not None:
+        return str(symbolic)
+    inside = (m.path for m in session.process.mappings if m.start <= address < m.end)
+    return next(inside, "") or "anonymous memory"
