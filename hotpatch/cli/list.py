@@ -4,17 +4,14 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from hotpatch.cli import arguments as options
 from hotpatch.cli.arguments import Arguments
 from hotpatch.cli.output import Output
 from hotpatch.errors import Denied, Gone, HotpatchError
-from hotpatch.linux import processes
+from hotpatch.linux import access, processes, procfs
 from hotpatch.process import ledger
-
-if TYPE_CHECKING:
-    from hotpatch.process.image import Process
 
 OPERANDS = ("[PID]", "--exe PATH", "--all-of PATH")
 OPTIONS = (
@@ -74,15 +71,20 @@ def _list_chosen(arguments: Arguments, output: Output) -> int:
 
 
 def of_process(pid: int) -> Listing:
-    """Return what one process has; raises Gone, Denied and Refused."""
-    from hotpatch.process.image import Process  # noqa: PLC0415
+    """Return what one process has; raises Gone, Denied and Refused.
 
-    with Process(pid) as process:
-        return _listing(process)
-
-
-def _listing(process: Process) -> Listing:
-    return Listing(process.pid, process.patches, len(process.remnants))
+    The ledger is all that is looked at; a `Process` could tell, and would import all that it takes
+    to patch one.
+    """
+    access.check_kind(pid)
+    memory = access.open_memory(pid)
+    try:
+        patches, remnants = ledger.find(procfs.mappings(pid), memory)
+    except (FileNotFoundError, ProcessLookupError):
+        raise Gone(f"process {pid} ended") from None
+    finally:
+        memory.close()
+    return Listing(pid, patches, len(remnants))
 
 
 def every() -> tuple[list[Listing], int]:
