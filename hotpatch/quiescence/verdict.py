@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from hotpatch.errors import Gone
 from hotpatch.linux.threads import Thread
 from hotpatch.process.image import Process
 from hotpatch.quiescence.ranges import Ranges
 from hotpatch.quiescence.stacks import Hit, StackMap
-from hotpatch.quiescence.unwind import Frame, Stack, Unwinder
+
+if TYPE_CHECKING:  # most updates find no word that would have to be judged
+    from hotpatch.quiescence.unwind import Frame, Stack, Unwinder
 
 _BUDGET_NS = 1_000_000  # what unwinding may add to a stop
 
@@ -36,8 +38,7 @@ class Judge:
     def __init__(self, process: Process) -> None:
         """Judge threads of `process`, as its memory map is now."""
         self._process = process
-        self._unwinder = Unwinder(process)
-        self._warm = False
+        self._unwinder: Unwinder | None = None
 
     def judge(
         self, hits: Sequence[Hit], threads: dict[int, Thread], stacks: StackMap, ranges: Ranges
@@ -51,8 +52,8 @@ class Judge:
         blocked = []
         for tid, addresses in by_thread(hits).items():
             stack = None
-            if self._warm and time.perf_counter_ns() - began < _BUDGET_NS:
-                stack = self._unwind(threads[tid])
+            if self._unwinder is not None and time.perf_counter_ns() - began < _BUDGET_NS:
+                stack = self._unwind(self._unwinder, threads[tid])
             if stack is None or not self._is_whole(stack, threads[tid], stacks):
                 blocked.append(Blocked(tid, addresses, stack.frames if stack else ()))
                 continue
@@ -67,13 +68,16 @@ class Judge:
         What comes of it may be nonsense, and is not used: the rules for their code are
         what stays.
         """
-        for thread in threads:
-            self._unwind(thread)
-        self._warm = True
+        from hotpatch.quiescence.unwind import Unwinder  # noqa: PLC0415
 
-    def _unwind(self, thread: Thread) -> Stack | None:
+        if self._unwinder is None:
+            self._unwinder = Unwinder(self._process)
+        for thread in threads:
+            self._unwind(self._unwinder, thread)
+
+    def _unwind(self, unwinder: Unwinder, thread: Thread) -> Stack | None:
         try:
-            return self._unwinder.unwind(thread.registers, self._process.read)
+            return unwinder.unwind(thread.registers, self._process.read)
         except Gone:
             return None
 

@@ -18,7 +18,6 @@ from hotpatch.linux.restart import Look
 from hotpatch.linux.threads import Hold, Unstoppable
 from hotpatch.quiescence.ranges import Range, Ranges
 from hotpatch.quiescence.stacks import Scanner, StackMap
-from hotpatch.quiescence.unwind import describe
 from hotpatch.quiescence.verdict import Blocked, unjudged
 from hotpatch.update.session import Session, no_time
 
@@ -83,9 +82,11 @@ def _attempt(
             if not blocked:
                 return (action(hold),), ()
     except Unstoppable as error:
-        if session.max_pause_ns is not None and error.state != "D":
-            return None, (Blocker(0, "--max-pause", (), ""),)
-        return None, (Blocker(error.tid, f"(state {error.state})", (), ""),)
+        slow = session.max_pause_ns is not None and error.state != "D"
+        state = f"(state {error.state})"
+        return None, (
+            Blocker(0, "--max-pause", (), "") if slow else Blocker(error.tid, state, (), ""),
+        )
     except NotNow as error:
         return None, (Blocker(0, error.reason, (), ""),)
     judge.learn(threads[thread.tid] for thread in blocked)
@@ -110,6 +111,8 @@ def _describe(
     ranges = [forbidden.find(address) for address in thread.addresses]
     name = next((r.function for r in ranges if r is not None), "?")
     if thread.frames:
+        from hotpatch.quiescence.unwind import describe  # noqa: PLC0415 - only with frames
+
         frames = tuple(describe(process, frame) for frame in thread.frames)
     else:
         frames = tuple(str(process.symbolic(a) or f"{a:#x}") for a in thread.addresses)

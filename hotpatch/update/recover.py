@@ -34,9 +34,14 @@ def recover(session: Session) -> None:
 
 
 def remove_switched_off(session: Session) -> None:
-    """Remove every patch that is off and that no other one leads through, newest first."""
+    """Remove every patch that is off and that no other one leads through, newest first.
+
+    What could not be given back in this session already is left to the next one.
+    """
     process = session.process
     for patch in reversed(process.patches):
+        if patch.address in session.kept:
+            continue
         if patch.switch == ledger.OFF and not chain.above(process, patch):
             kept = remove(session, patch)
             if kept:

@@ -38,6 +38,7 @@ class Session:
         self.attempts = 0
         self.threads = 0
         self.stacks = StackMap(process.pid, ())  # as of the last stop of all threads
+        self.kept: set[int] = set()  # regions that could not be given back
         self._judge: Judge | None = None
         self._stops: list[StopTime] = []
         self._began = time.monotonic()

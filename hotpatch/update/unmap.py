@@ -55,11 +55,13 @@ def unmap(session: Session, regions: Sequence[tuple[int, int]], name: str) -> st
     try:
         with session.at_most(_PATIENCE_S):
             _unmap(session, spans, name)
+            return None
     except _Kept as kept:
-        return f"{name} stays mapped: {kept}"
+        why = str(kept)
     except (Busy, Denied) as error:
-        return f"{name} stays mapped: {error.reason}"
-    return None
+        why = error.reason
+    session.kept.add(spans[0][0])
+    return f"{name} stays mapped: {why}"
 
 
 def present(session: Session, regions: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -91,7 +93,7 @@ def _unmap(session: Session, spans: list[Span], name: str) -> None:
         if found is not None:
             _expect_none(session, found)
             return
-    raise _Kept("the target's memory map changes too often to be searched")
+    raise _Kept("the target's memory map changed, or somebody ended the snapshot, at every try")
 
 
 def _site(session: Session, address: int) -> snapshot.Site:

@@ -1,39 +1,48 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The kill sweep: the patcher dies at every system call that it makes.
 
-    python -m tests.sweeps.kill [--from CALL] [--only apply-forty ...]
+    python -m tests.sweeps.kill [--only apply-forty ...]
 
 For apply and revert, with 1 and with 41 functions (forty that must agree, and the one that calls
-them), the command is run again and again under `killat`, which ends it with SIGKILL at its 1st, 2nd, 3rd
-... system call, until it gets to its end alive. After each death
+them), the command is run again and again, and ended with SIGKILL at the entry of its 1st, 2nd,
+3rd ... system call, until it gets to its end alive. After each death
 
 - every thread of the target gets on with its work, and none was interrupted;
 - it answers wholly old or wholly new: the forty functions agree;
 - the next apply succeeds, and the revert after it, and nothing of hotpatch is left mapped.
 
-`--from` begins to count at the first call of that name, to leave out the interpreter's start.
+A run has two parts. From its start until it opens the target (pidfd_open) it can only be killed
+as a whole program, which `killat` does: the cases called `start-...`. From then on the command
+runs in a fork of this process, which has all modules loaded, and is traced by it.
+
 Counts are printed; the exit status is 0 only if every point was survived.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
+import ctypes
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import hotpatch
+from hotpatch.cli.main import main as command_line
+from hotpatch.linux import ptrace
 from tests.support.proc import maps
 from tests.support.programs import ROOT, build, tool
 from tests.targets.servers import Program
 
 TARGETS = ROOT / "targets"
 ALIVE_IN_A_ROW = 3  # a run's number of calls varies a little: it waits by looking again
+ENTRY = 1  # PTRACE_SYSCALL_INFO_ENTRY
+GET_SYSCALL_INFO = 0x420E
 
 
 class Case(NamedTuple):
@@ -81,56 +90,113 @@ class Forty:
         return answer
 
 
-class Closing:
-    """Ends a program when the sweep is over, whatever came of it."""
-
-    def __init__(self, program: Program) -> None:
-        self.close = program.end
-
-
 def patch_path(case: Case) -> str:
     return str(TARGETS / "build" / "patches" / f"{case.patch}.so")
 
 
-def sweep(case: Case, start: str | None, report: Callable[[str], None]) -> Counter[str]:
+def arguments(case: Case, pid: int) -> list[str]:
+    """The command line of a case."""
+    return [case.command, str(pid), *([patch_path(case)] if case.command == "apply" else [])]
+
+
+def sweep(case: Case, report: Callable[[str], None]) -> Counter[str]:
     """Kill the command of one case at each of its calls; return how it went."""
     counts: Counter[str] = Counter()
-    program = Program("forty", "--threads", "8")
-    with contextlib.closing(Closing(program)):
+    program = Program("forty", "--threads", "8", "--spinners", "1")
+    try:
         program.ready()
         target = Forty(program)
-        mapped = clean_maps(target.pid)
+        judge(case, target, counts)
+        counts.clear()
+        mapped = suspicious(target.pid)
         alive, point = 0, 0
         while alive < ALIVE_IN_A_ROW:
             point += 1
             if case.command == "revert":
                 hotpatch.apply(target.pid, patch_path(case))
-            died = run_killed(case, target.pid, point, start)
+            died = run_forked(arguments(case, target.pid), point)
             counts["deaths" if died else "survivals"] += 1
             alive = 0 if died else alive + 1
             judge(case, target, counts)
-            left = clean_maps(target.pid) - mapped
+            left = suspicious(target.pid) - mapped
             if left:
                 counts["unnamed mappings left"] += len(left)
                 mapped |= left
             if point % 100 == 0:
                 report(f"{point} points, {dict(counts)}")
-    counts["points"] = point
-    return counts
+        return counts
+    finally:
+        program.end()
 
 
-def run_killed(case: Case, pid: int, point: int, start: str | None) -> bool:
-    """Run the command, killed at its `point`-th call; return whether it died of that."""
-    command = [sys.executable, "-m", "hotpatch", case.command, str(pid)]
-    if case.command == "apply":
-        command.append(patch_path(case))
-    killer = [tool("killat"), *(["--from", start] if start else []), str(point), "--", *command]
-    done = subprocess.run(killer, capture_output=True, text=True, cwd=ROOT, check=False)
-    outcome = json.loads(done.stderr.splitlines()[-1])
-    if outcome["killed_at"] is None:
-        assert outcome["status"] == 0, done.stderr
-        return False
-    return True
+def run_forked(command: Sequence[str], point: int) -> bool:
+    """Run the command in a fork, killed at its `point`-th call; return whether it died of that."""
+    ready, go = os.pipe()
+    child = os.fork()
+    if not child:
+        os.read(ready, 1)
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        os._exit(command_line(list(command)))
+    ptrace.seize(child)
+    ptrace.request(ptrace.INTERRUPT, child)
+    os.write(go, b"g")
+    os.close(go)
+    os.close(ready)
+    status = trace(child, point)
+    assert os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) == 0, status
+    return os.WIFSIGNALED(status)
+
+
+def trace(child: int, point: int) -> int:
+    """Let a child run to the entry of its `point`-th call and kill it there; its wait status."""
+    calls = 0
+    info = bytearray(88)
+    buffer = (ctypes.c_char * len(info)).from_buffer(info)
+    while True:
+        status = os.waitpid(child, ptrace.WALL)[1]
+        stop = ptrace.decode(status)
+        if stop.kind == "ended":
+            return status
+        if stop.kind == "syscall":
+            ptrace.request(GET_SYSCALL_INFO, child, len(info), ctypes.addressof(buffer))
+            calls += info[0] == ENTRY
+            if calls == point:
+                os.kill(child, signal.SIGKILL)
+                return os.waitpid(child, ptrace.WALL)[1]
+        passed_on = stop.signal if stop.kind == "signal" else 0
+        ptrace.request(ptrace.SYSCALL, child, None, passed_on)
+
+
+def sweep_start(case: Case, report: Callable[[str], None]) -> Counter[str]:
+    """Kill the whole program at each call before the one that opens the target."""
+    counts: Counter[str] = Counter()
+    program = Program("forty", "--threads", "8", "--spinners", "1")
+    try:
+        program.ready()
+        target = Forty(program)
+        if case.command == "revert":
+            hotpatch.apply(target.pid, patch_path(case))
+        mapped = maps(target.pid)
+        killed_at = ""
+        while killed_at != "pidfd_open":
+            counts["deaths"] += 1
+            killed_at = kill_start(arguments(case, target.pid), counts["deaths"])
+            target.expect(case.new if case.command == "revert" else case.old)
+            assert maps(target.pid) == mapped, "the target is not as it was"
+            if counts["deaths"] % 500 == 0:
+                report(f"{dict(counts)}")
+        return counts
+    finally:
+        program.end()
+
+
+def kill_start(command: Sequence[str], point: int) -> str:
+    """Run the program, killed at its `point`-th call; return which call that was."""
+    whole = [tool("killat"), str(point), "--", sys.executable, "-m", "hotpatch", *command]
+    done = subprocess.run(whole, capture_output=True, text=True, cwd=ROOT, check=False)
+    return str(json.loads(done.stderr.splitlines()[-1])["killed_at"])
 
 
 def judge(case: Case, target: Forty, counts: Counter[str]) -> None:
@@ -149,7 +215,7 @@ def judge(case: Case, target: Forty, counts: Counter[str]) -> None:
         assert not opened.patches(), "a patch is left behind"
 
 
-def clean_maps(pid: int) -> set[tuple[int, int, str]]:
+def suspicious(pid: int) -> set[tuple[int, int, str]]:
     """The mappings that might be ours: executable and without a file, or with our name."""
     return {
         (m.start, m.end, m.path)
@@ -160,22 +226,21 @@ def clean_maps(pid: int) -> set[tuple[int, int, str]]:
 
 def main() -> int:
     """Run the sweeps that were asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument(
-        "--from", dest="start", help="begin to count at the first call of this name"
-    )
-    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
-    options = parser.parse_args()
+    names = [*CASES, *(f"start-{name}" for name in CASES if name.endswith("one"))]
+    parser = argparse.ArgumentParser(description="Kill the patcher at every system call.")
+    parser.add_argument("--only", nargs="+", choices=names, default=names)
     build(TARGETS)
     total: Counter[str] = Counter()
-    for name in options.only:
+    for name in parser.parse_args().only:
+
+        def report(text: str, name: str = name) -> None:
+            print(f"  {name}: {text}", flush=True)
+
         began = time.monotonic()
-        counts = sweep(
-            CASES[name], options.start, lambda text, n=name: print(f"  {n}: {text}", flush=True)
-        )
+        start = name.startswith("start-")
+        counts = (sweep_start if start else sweep)(CASES[name.removeprefix("start-")], report)
         total += counts
-        seconds = time.monotonic() - began
-        print(f"{name}: {dict(counts)} in {seconds:.0f} s", flush=True)
+        print(f"{name}: {dict(counts)} in {time.monotonic() - began:.0f} s", flush=True)
     print(f"all: {dict(total)}")
     return 0
 
