@@ -10,6 +10,7 @@ home that needs neither the patcher nor any memory of our own.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from hotpatch.arch.registers import Registers
@@ -19,6 +20,8 @@ RED_ZONE = 128  # psABI 3.2.2: the area below rsp that a leaf function may use
 SYSCALL_RETURN = bytes.fromhex("0f05 c3")  # syscall; ret
 # mov rax, 15; syscall (in both encodings of the move): __restore_rt of glibc and musl, and of Go
 RESTORERS = (bytes.fromhex("48c7c00f0000000f05"), bytes.fromhex("b80f0000000f05"))
+POP_RAX_RETURN = bytes.fromhex("58 c3")  # pop rax; ret
+RT_SIGRETURN = 15
 
 _UC_FLAGS = 1 | 2 | 4  # UC_FP_XSTATE, UC_SIGCONTEXT_SS, UC_STRICT_RESTORE_SS
 # An alternate stack that do_sigaltstack refuses (-EINVAL, ignored by restore_altstack): the
@@ -39,27 +42,33 @@ _XSTATE_WITHOUT_XTILE = 2696  # up to and with PKRU, the last component before X
 
 
 class Frame(NamedTuple):
-    """A frame to be written at `address`; a `ret` with rsp there ends in rt_sigreturn."""
+    """A frame to be written at `address`; a `ret` with rsp there ends in rt_sigreturn.
+
+    `sigreturn_rsp` is what rsp has to be when that is called.
+    """
 
     address: int
     content: bytes
+    sigreturn_rsp: int
 
 
-def build(registers: Registers, xstate: bytes, sigmask: int, restorer: int, top: int) -> Frame:
+def build(registers: Registers, xstate: bytes, sigmask: int, way: Sequence[int], top: int) -> Frame:
     """Return the frame that restores a thread, to lie wholly below `top`.
 
     `registers` are those with which it goes on (see `resumed_by_hand`), `xstate` is what
-    PTRACE_GETREGSET gave for NT_X86_XSTATE, `restorer` the address of code that
-    calls rt_sigreturn.
+    PTRACE_GETREGSET gave for NT_X86_XSTATE, `way` what one `ret` after the other
+    takes from the stack until rt_sigreturn is called: the address of a restorer, or of a
+    `pop rax; ret`, the number of the call, and the address of a `syscall`.
     """
     xstate = _signal_xstate(xstate)
     fpstate = (top - len(xstate)) & -64
-    address = ((fpstate - _FRAME_SIZE) & -16) - 8  # the alignment that a handler is entered with
-    content = struct.pack("<QQQ", restorer, _UC_FLAGS, 0) + _KEEP_ALTSTACK
+    last = ((fpstate - _FRAME_SIZE) & -16) - 8  # the alignment that a handler is entered with
+    address = last + 8 - 8 * len(way)
+    content = struct.pack(f"<{len(way)}QQQ", *way, _UC_FLAGS, 0) + _KEEP_ALTSTACK
     content += struct.pack("<18Q", *(getattr(registers, name) for name in _SAVED))
     content += struct.pack("<4H", registers.cs & 0xFFFF, 0, 0, registers.ss & 0xFFFF)
     content += struct.pack("<5Q64xQ", 0, 0, 0, 0, fpstate, sigmask)
-    return Frame(address, content.ljust(fpstate - address, b"\0") + xstate)
+    return Frame(address, content.ljust(fpstate - address, b"\0") + xstate, last + 8)
 
 
 def _signal_xstate(xstate: bytes) -> bytes:

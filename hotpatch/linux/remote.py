@@ -33,12 +33,12 @@ _FAULTS = {4, 5, 6, 7, 8, 11, 31}  # SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, S
 class Gadgets(NamedTuple):
     """Code of the target that remote calls lean on.
 
-    `syscall_return` is the address of `syscall; ret`, `restorer` that of code which calls
-    rt_sigreturn.
+    `syscall_return` is the address of `syscall; ret`; `way_home` are the words on the stack that
+    lead a `ret` to rt_sigreturn.
     """
 
     syscall_return: int
-    restorer: int
+    way_home: tuple[int, ...]
 
 
 class Program(NamedTuple):
@@ -84,11 +84,11 @@ class Borrowed:
             arch.resumed_by_hand(thread.registers),
             self._xstate,
             self._sigmask,
-            gadgets.restorer,
+            gadgets.way_home,
             thread.registers.rsp - sigframe.RED_ZONE,
         )
         memory.write(frame.address, frame.content)
-        self._frame = frame.address
+        self._frame, self._way_home = frame.address, frame.sigreturn_rsp
 
     def __enter__(self) -> Borrowed:
         """Return the thread, ready to be sent."""
@@ -101,7 +101,7 @@ class Borrowed:
     @property
     def way_home(self) -> int:
         """Return what rsp has to be at rt_sigreturn: the address behind the return address."""
-        return self._frame + 8
+        return self._way_home
 
     def syscall(self, number: int, *arguments: int) -> int:
         """Make a system call in the target; return its result, negative for an error."""
@@ -260,14 +260,22 @@ def in_critical_section(thread: Thread, memory: Memory) -> bool:
 
 
 def find_gadgets(pieces: Sequence[tuple[int, bytes]]) -> Gadgets | None:
-    """Look for what remote calls need in (address, code) pieces of the target."""
-    syscall_return = restorer = 0
-    for address, code in pieces:
-        if not syscall_return and (at := code.find(sigframe.SYSCALL_RETURN)) >= 0:
-            syscall_return = address + at
-        for pattern in sigframe.RESTORERS:
-            if not restorer and (at := code.find(pattern)) >= 0:
-                restorer = address + at
-        if syscall_return and restorer:
-            return Gadgets(syscall_return, restorer)
+    """Look for what remote calls need in (address, code) pieces of the target.
+
+    A static program that handles no signals has no restorer; the way home then leads through any
+    two bytes that are `pop rax; ret`.
+    """
+    syscall_return = _find(pieces, sigframe.SYSCALL_RETURN)
+    if not syscall_return:
+        return None
+    for pattern in sigframe.RESTORERS:
+        if restorer := _find(pieces, pattern):
+            return Gadgets(syscall_return, (restorer,))
+    if pop := _find(pieces, sigframe.POP_RAX_RETURN):
+        return Gadgets(syscall_return, (pop, sigframe.RT_SIGRETURN, syscall_return))
     return None
+
+
+def _find(pieces: Sequence[tuple[int, bytes]], pattern: bytes) -> int:
+    """Return the address of the first occurrence of some bytes, 0 for none."""
+    return next((a + at for a, code in pieces if (at := code.find(pattern)) >= 0), 0)
