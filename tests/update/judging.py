@@ -60,7 +60,7 @@ def traces(pid: int) -> Traces:
 @contextmanager
 def untouched(program: Program) -> Iterator[None]:
     """Check that a process is byte for byte as before, and that all its threads work on."""
-    answer = program.ask()["answer"]
+    answer = program.expect_progress()["answer"]
     before = traces(program.pid)
     yield
     assert traces(program.pid) == before
