@@ -172,7 +172,7 @@ class Process:
         """Return the code that remote calls need; raises Refused where the target has none."""
         if self._gadgets is None:
             code = [m for m in self.mappings if "x" in m.protection and "r" in m.protection]
-            code = [m for m in code if m.path != "[vsyscall]" and m.end - m.start < _LARGEST_TEXT]
+            code = [m for m in code if _stays(m) and m.end - m.start < _LARGEST_TEXT]
             code.sort(key=lambda m: "libc" not in m.path)  # where they are, nearly always
             found: list[tuple[int, bytes]] = []
             for mapping in code:
@@ -212,3 +212,12 @@ class Process:
         if symbol is None:
             return Symbolic(module.name, f"{module.start:#x}", address - module.start)
         return Symbolic(module.name, symbol.name, address - module.bias - symbol.value)
+
+
+def _stays(mapping: procfs.Mapping) -> bool:
+    """Say whether code will still be there in a moment.
+
+    What a compiler at run time has made, or a patcher, may be unmapped while we lean on it.
+    """
+    in_file = mapping.inode != 0 and not mapping.path.startswith("/memfd:")
+    return in_file or mapping.path == "[vdso]"
