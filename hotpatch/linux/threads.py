@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from hotpatch.arch.registers import SIZE as REGISTERS_SIZE
 from hotpatch.arch.registers import Registers
+from hotpatch.errors import Gone
 from hotpatch.linux import procfs, ptrace
 from hotpatch.linux.memory import Buffer
 
@@ -114,7 +115,23 @@ class Hold:
             return
         self._seize(procfs.threads(self.pid))
         while not self._complete():
-            self._stop_each(procfs.threads(self.pid))
+            tids = procfs.threads(self.pid)
+            self._check_alive(tids)
+            self._stop_each(tids)
+
+    def _check_alive(self, tids: Iterable[int]) -> None:
+        """Raise Gone where none but dead threads are left: killed while they were being seized.
+
+        The parent is not told of the end of a traced leader before its tracer was.
+        """
+        if self.threads or any(
+            tid not in self._dead or procfs.state(self.pid, tid) not in "ZX" for tid in tids
+        ):
+            return
+        for tid in tids:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(tid, ptrace.WALL | os.WNOHANG)
+        raise Gone(f"process {self.pid} ended")
 
     def _complete(self) -> bool:
         return bool(self.threads) and procfs.thread_count(self.pid) <= len(self.threads) + sum(
