@@ -73,6 +73,18 @@ def started(*arguments: object, **popen: Any) -> Iterator[subprocess.Popen[str]]
             process.kill()
 
 
+def hotpatch_finding_sleepers(*arguments: object) -> Done:
+    """Run a command that is to find a thread asleep; again, where it was just going to sleep.
+
+    A thread that was stopped and let go is "running" until the kernel has put it to sleep again.
+    """
+    for _ in range(20):
+        done = hotpatch(*arguments)
+        if "running" not in done.out + done.err:
+            break
+    return done
+
+
 def regions(pid: int) -> list[int]:
     """The addresses of all that hotpatch has in a process's memory."""
     return [mapping.start for mapping in maps(pid) if "/memfd:hotpatch-" in mapping.path]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cli.running import environment, hotpatch, regions
+from tests.cli.running import environment, hotpatch, hotpatch_finding_sleepers, regions
 from tests.support.compiled import SharedObjects
 from tests.support.programs import Program, executable, patch, read_line, running
 
@@ -122,7 +122,8 @@ def test_3_refused(simple: Program) -> None:
 def test_4_busy() -> None:
     with running("inside", "asleep") as program:
         tids = program.ask("enter")["tids"]
-        done = hotpatch("apply", "--json", "--timeout", "0.1", program.pid, patch("compute"))
+        arguments = ("apply", "--json", "--timeout", "0.1", program.pid, patch("compute"))
+        done = hotpatch_finding_sleepers(*arguments)
         assert done.code == 4
         assert done.json["status"] == "busy"
         (blocker,) = done.json["blockers"]

@@ -11,7 +11,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cli.running import COMMAND, TIMEOUT, Done, environment, hotpatch
+from tests.cli.running import (
+    COMMAND,
+    TIMEOUT,
+    Done,
+    environment,
+    hotpatch,
+    hotpatch_finding_sleepers,
+)
 from tests.cli.terminal import on_a_terminal
 from tests.support.programs import Program, patch, running
 
@@ -60,7 +67,8 @@ def test_the_reason_comes_before_the_hint() -> None:
 def test_blockers_are_listed_one_a_line() -> None:
     with running("inside", "asleep") as program:
         program.ask("enter")
-        done = hotpatch("apply", "--timeout", "0", program.pid, patch("compute"))
+        arguments = ("apply", "--timeout", "0", program.pid, patch("compute"))
+        done = hotpatch_finding_sleepers(*arguments)
         assert done.code == 4
         error, blocker, hint = done.err.splitlines()
         assert error.startswith("error: ")
