@@ -35,6 +35,7 @@ _NONE = Registers()
 _clock = time.perf_counter_ns
 _SLOW_NS = 2_000_000
 _STUCK_NS = 200_000_000  # uninterruptible sleep, or a parent in vfork
+_STARVED_NS = 2_000_000_000  # waiting for a processor
 
 
 class Thread:
@@ -92,6 +93,7 @@ class Hold:
         self.held_ns = 0
         self._only = only
         self._limit_ns = limit_ns or _STUCK_NS
+        self._limited = limit_ns is not None
         self._observer = observer
         self._dead: set[int] = set()
         self._pending: dict[int, Thread] = {}
@@ -220,7 +222,8 @@ class Hold:
                 state = procfs.state(self.pid, tid)
                 if state in "ZX":  # a leader that exits before its threads is never reported
                     return ptrace.ENDED
-                if time.perf_counter_ns() > deadline:
+                over = time.perf_counter_ns() - deadline
+                if over > (0 if self._limited or state == "D" else _STARVED_NS):
                     raise Unstoppable(tid, state)
                 continue
             if stop.kind in ("event", "ended"):
@@ -268,11 +271,14 @@ def _let_go(tid: int) -> None:
     """Detach from a thread that was seized and perhaps interrupted, and has not stopped yet.
 
     PTRACE_DETACH needs a stop, so one is asked for. A thread in uninterruptible sleep is
-    left seized: the kernel detaches it when the patcher ends, and it runs meanwhile.
+    left seized: the kernel detaches it when the patcher ends, and it runs meanwhile. Any other
+    stops as soon as it gets a processor, and then has to be let go: that is waited for.
     """
     with contextlib.suppress(OSError):
         ptrace.request(ptrace.INTERRUPT, tid)
     stop = wait(tid, time.perf_counter_ns() + _STUCK_NS)
+    while stop is None and procfs.state(tid, tid) not in "DZX":
+        stop = wait(tid, time.perf_counter_ns() + _STUCK_NS)
     if stop is not None and stop.kind != "ended":
         with contextlib.suppress(OSError):
             ptrace.request(ptrace.DETACH, tid, None, stop.signal if stop.kind == "signal" else 0)
