@@ -235,12 +235,16 @@ class Hold:
         """Let every thread go; what they hold in registers is what they go on with."""
         request, detach, clock = ptrace.raw_request, ptrace.DETACH, _clock
         longest = 0
+        killed = []
         for tid, thread in self.threads.items():
-            request(detach, tid, None, None)  # fails if it was killed
+            if request(detach, tid, None, None) < 0:
+                killed.append(tid)
             held = clock() - thread.interrupted_ns
             longest = max(longest, held)
         self.held_ns = max(self.held_ns, longest)
         self.threads = {}
+        for tid in sorted(killed, key=lambda tid: tid == self.pid):  # the leader ends last
+            wait(tid, time.perf_counter_ns() + _STUCK_NS)  # its parent can't before its tracer
         for tid in list(self._pending):
             _let_go(tid)
         self._pending = {}
