@@ -10,7 +10,7 @@ call anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from hotpatch.arch import registers, syscalls
@@ -42,12 +42,12 @@ def with_borrowed(
     session: Session,
     phase: str,
     action: Callable[[remote.Borrowed], T],
-    condition: Callable[[Thread], bool] | None = None,
+    calls: Sequence[seccomp.Call] = (),
 ) -> T:
     """Stop one suitable thread and run `action` with it; the other threads run on.
 
-    `condition` is what a thread has to fulfil besides. Raises Busy when no thread was suitable
-    until the timeout, Denied, Gone, Refused.
+    `calls` are system calls that it has to be allowed besides those of `CALLS`. Raises Busy when
+    no thread was suitable until the timeout, Denied, Gone, Refused.
     """
     gadgets = session.process.gadgets
     tries = 0
@@ -58,7 +58,7 @@ def with_borrowed(
         for tid in candidates(session.process.pid, looks):
             try:
                 with session.hold(phase, looks, tid) as hold:
-                    thread = suitable(session, hold, stacks, condition)
+                    thread = suitable(session, hold, stacks, calls=calls)
                     if thread is not None:
                         with remote.Borrowed(thread, session.process.memory, gadgets) as borrowed:
                             return action(borrowed)
@@ -88,10 +88,12 @@ def suitable(
     hold: Hold,
     stacks: StackMap,
     condition: Callable[[Thread], bool] | None = None,
+    calls: Sequence[seccomp.Call] = (),
 ) -> Thread | None:
     """Return a held thread that can be borrowed, None where there is none now.
 
-    `condition` is what the caller wants besides. Raises Denied where seccomp forbids it.
+    `condition` is what the caller wants besides, `calls` are system calls that it is to make
+    besides those of `CALLS`. Raises Denied where seccomp forbids one.
     """
     if not hold.threads and not session.process.alive():
         raise Gone(f"process {session.process.pid} ended")
@@ -101,7 +103,7 @@ def suitable(
         if remote.in_critical_section(thread, session.process.memory):
             continue
         ip = session.process.gadgets.syscall_return
-        seccomp.check(session.process.pid, thread, CALLS, ip)
+        seccomp.check(session.process.pid, thread, (*CALLS, *calls), ip)
         return thread
     return None
 

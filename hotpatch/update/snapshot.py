@@ -49,9 +49,9 @@ _WCLONE = 0x80000000
 _WAIT_OPTIONS = _WCLONE | os.WNOHANG
 _BORN_WITHIN_S = 10
 _NAP_S, _NAPS = 0.002, 100
-_REAP = (seccomp.Call(syscalls.WAIT4, (1, 0, _WAIT_OPTIONS, 0)),)
+REAP = (seccomp.Call(syscalls.WAIT4, (1, 0, _WAIT_OPTIONS, 0)),)
 _TAKE = (
-    *_REAP,
+    *REAP,
     seccomp.Call(syscalls.RT_SIGACTION, (1, 0, 4096, 8)),
     seccomp.Call(syscalls.RT_SIGTIMEDWAIT, (4096, 0, 4096, 8)),
     seccomp.Call(syscalls.MPROTECT, (0, 4096, 3)),
@@ -104,9 +104,12 @@ def take(session: Session, at: Site, survey: Survey, pointers: Pointers, hold: H
     threads = tuple(hold.threads.values())
     if references.in_vectors(threads, pointers):
         raise NotNow("a vector register points into it")
-    thread = suitable(session, hold, session.stacks, lambda t: _may(session, t, _TAKE))
+    try:
+        thread = suitable(session, hold, session.stacks, calls=_TAKE)
+    except Denied as denied:
+        return denied.reason
     if thread is None:
-        return _why_unsuitable(session, hold)
+        raise NotNow("no thread was in a place from which it can be borrowed")
     apart = Buffer(sum(size for _, size in survey.pieces_apart))
     process.memory.copy(survey.pieces_apart, apart)
     space = procfs.address_space(process.pid)
@@ -116,27 +119,6 @@ def take(session: Session, at: Site, survey: Survey, pointers: Pointers, hold: H
     if failed:
         return f"the target can't make a child to be searched ({os.strerror(-failed)})"
     return Taken(threads, apart, actions, space)
-
-
-def _may(session: Session, thread: Thread, calls: Sequence[seccomp.Call]) -> bool:
-    return _forbidden(session, thread, calls) is None
-
-
-def _forbidden(session: Session, thread: Thread, calls: Sequence[seccomp.Call]) -> str | None:
-    process = session.process
-    try:
-        seccomp.check(process.pid, thread, calls, process.gadgets.syscall_return)
-    except Denied as denied:
-        return denied.reason
-    return None
-
-
-def _why_unsuitable(session: Session, hold: Hold) -> str:
-    thread = suitable(session, hold, session.stacks)
-    why = _forbidden(session, thread, _TAKE) if thread is not None else None
-    if why is None:
-        raise NotNow("no thread was in a place from which it can be borrowed")
-    return why
 
 
 def _clone(session: Session, at: Site, borrowed: Borrowed, actions: int) -> int:
@@ -239,11 +221,6 @@ def reap(session: Session, header: int, borrowed: Borrowed) -> bool:
     return True
 
 
-def may_reap(session: Session, thread: Thread) -> bool:
-    """Say whether a thread is allowed to reap."""
-    return _may(session, thread, _REAP)
-
-
 def reap_leftover(session: Session, header: int) -> bool:
     """Reap the child that a dead patcher left, if it did; return False if it still lives."""
     for _ in range(_NAPS if has_child(session, header) else 0):
@@ -252,7 +229,6 @@ def reap_leftover(session: Session, header: int) -> bool:
             session.process.memory.write(header + ledger.CHILD_OFFSET, bytes(_CHILD.size))
             return True
         if child.state in "ZX":
-            act, condition = partial(reap, session, header), partial(may_reap, session)
-            return with_borrowed(session, "unmap", act, condition)
+            return with_borrowed(session, "unmap", partial(reap, session, header), REAP)
         time.sleep(_NAP_S)
     return not has_child(session, header)

@@ -192,7 +192,7 @@ def _finish(session: Session, at: snapshot.Site, spans: list[Span]) -> None:
 
     if not spans and not snapshot.has_child(session, at.header):
         return
-    with_borrowed(session, "unmap", act, partial(snapshot.may_reap, session))
+    with_borrowed(session, "unmap", act, snapshot.REAP)
 
 
 def _expect_none(session: Session, found: Sequence[Reference]) -> None:
