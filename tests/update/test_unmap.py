@@ -1,0 +1,319 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A patch gives its memory back as soon as nothing refers to it, and not before."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import hotpatch
+from hotpatch.patch.file import PatchFile
+from hotpatch.process import ledger
+from hotpatch.process.image import Process
+from hotpatch.quiescence import references
+from hotpatch.update import stage, unmap
+from hotpatch.update.borrow import with_borrowed
+from hotpatch.update.plan import make_plan
+from hotpatch.update.result import Result
+from hotpatch.update.session import Options, Session
+from tests.support.proc import descriptors, maps, status_field, threads
+from tests.support.programs import (
+    ROOT,
+    Program,
+    executable,
+    patch,
+    running,
+    started,
+    tool,
+    wait_until,
+)
+from tests.update.cycles import pairs
+from tests.update.judging import expect_answer, regions
+
+STILL_MOVING = ("thread(s) stayed in", "vector register")
+TOO_LOADED = "can't be stopped (state R)"  # a thread had to wait for a processor for too long
+
+
+def children(pid: int) -> list[int]:
+    """The children of a process, zombies too."""
+    found = []
+    for tid in threads(pid):
+        text = Path(f"/proc/{pid}/task/{tid}/children").read_text(encoding="ascii")
+        found += [int(child) for child in text.split()]
+    return found
+
+
+def state(pid: int) -> str:
+    """The state letter of a process, "" when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def code_without_file(pid: int) -> list[tuple[int, int]]:
+    """Executable memory of no file: hotpatch's, if its header is gone."""
+    return [(m.start, m.end) for m in maps(pid) if "x" in m.permissions and not m.path]
+
+
+def complaints(result: Result) -> list[str]:
+    """The warnings of a result, but for what a loaded machine brings about."""
+    return [warning for warning in result.warnings if TOO_LOADED not in warning]
+
+
+def revert_cleanly(program: Program) -> None:
+    """Revert, and check that nothing of hotpatch is left; on a loaded machine, at a later try."""
+    result = hotpatch.revert(program.pid)
+    assert complaints(result) == []
+    for _ in range(10):
+        if not result.warnings:
+            break
+        hotpatch.apply(program.pid, patch("answer_2"))
+        result = hotpatch.revert(program.pid)
+    expect_clean(program)
+
+
+def expect_clean(program: Program, header_count: int = 0) -> None:
+    """Check that nothing of hotpatch is left in a process: memory, children."""
+    assert len(regions(program.pid)) == header_count
+    assert children(program.pid) == []
+    if not header_count:
+        assert code_without_file(program.pid) == []
+
+
+def why_kept(pid: int) -> str:
+    """Revert, and say why the memory stays: where the pointer is, once it is caught in memory."""
+    result = hotpatch.revert(pid)
+    for _ in range(10):
+        assert len(result.warnings) == 1, result.warnings
+        if not any(words in result.warnings[0] for words in (*STILL_MOVING, TOO_LOADED)):
+            break
+        hotpatch.apply(pid, patch("answer_2"))
+        result = hotpatch.revert(pid)
+    return result.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "where"),
+    [
+        ("heap", "[heap]"),
+        ("shared", "/dev/zero"),
+        ("dontfork", "anonymous memory"),
+        ("wipeonfork", "anonymous memory"),
+        ("hidden", "anonymous memory"),
+        ("handler", "the handler of signal 12"),
+        ("vast", "4 MB of shared memory"),
+    ],
+)
+def test_kept_pointer_keeps_the_patch_until_it_is_dropped(kind: str, where: str) -> None:
+    with running("keeper", kind) as program:
+        hotpatch.apply(program.pid, patch("keeper"))
+        assert program.ask("keep")["kept"] == "new"
+        why = why_kept(program.pid)
+        assert "keeper stays mapped" in why
+        assert where in why
+        program.expect_progress()
+        expect_clean(program, header_count=1)
+        program.ask("drop")
+        if kind != "vast":
+            hotpatch.apply(program.pid, patch("answer_2"))
+            revert_cleanly(program)
+        assert program.expect_progress()["broken"] == 0
+
+
+def test_what_calls_left_on_a_stack_is_no_reference() -> None:
+    with running("keeper") as program:
+        hotpatch.apply(program.pid, patch("keeper"))
+        program.ask("stain")
+        revert_cleanly(program)
+        program.expect_progress()
+
+
+def test_fifty_pairs_leave_nothing() -> None:
+    with running("mallocs") as program:
+        before = descriptors(program.pid)
+        pairs(program.pid, 49)
+        hotpatch.apply(program.pid, patch("answer_2"))
+        revert_cleanly(program)
+        assert descriptors(program.pid) == before
+        assert expect_answer(program, 1)["corrupted"] == 0
+
+
+def test_a_thousand_threads() -> None:
+    with running("threads", "1000") as program:
+        hotpatch.apply(program.pid, patch("answer_2"))
+        revert_cleanly(program)
+        reply = program.expect_progress()
+        assert (reply["eintr"], reply["early"]) == (0, 0)
+
+
+def test_without_a_leader() -> None:
+    with running("leaderless") as program:
+        hotpatch.apply(program.pid, patch("answer_2"))
+        revert_cleanly(program)
+        program.expect_progress()
+
+
+def test_in_a_pid_namespace_of_its_own() -> None:
+    unshare = ["unshare", "--pid", "--fork", "--kill-child"]
+    if subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("no pid namespace can be made here")
+    with started([*unshare, executable("mallocs")]) as program:
+        assert program.pid == 1
+        (program.pid,) = children(program.process.pid)
+        hotpatch.apply(program.pid, patch("answer_2"))
+        revert_cleanly(program)
+        program.expect_progress()
+
+
+def test_target_that_may_not_clone_keeps_the_patch() -> None:
+    with running("seccomp", "no-clone") as program:
+        hotpatch.apply(program.pid, patch("answer_2"))
+        (why,) = hotpatch.revert(program.pid).warnings
+        assert "seccomp filter that forbids clone" in why
+        expect_clean(program, header_count=1)
+        expect_answer(program, 1)
+
+
+def test_target_that_is_too_large_for_a_short_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running("mallocs") as program:
+        hotpatch.apply(program.pid, patch("answer_2"))
+        with monkeypatch.context() as patched:
+            patched.setattr(unmap, "_NS_A_MB", 10**10)
+            (why,) = hotpatch.revert(program.pid).warnings
+            assert "would have to be held for about" in why
+            (why,) = hotpatch.apply(program.pid, patch("answer_3")).warnings
+            assert "--max-pause" in why
+        revert_cleanly(program)
+
+
+def test_snapshot_that_somebody_ends_is_taken_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    search = references.search
+    ended = []
+
+    def end_first(memory: references.Memory, *arguments: object) -> list[references.Reference]:
+        if memory.pid != program.pid and not ended:
+            ended.append(memory.pid)
+            os.kill(memory.pid, signal.SIGKILL)
+        return search(memory, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(references, "search", end_first)
+    with running("mallocs") as program:
+        hotpatch.apply(program.pid, patch("answer_2"))
+        revert_cleanly(program)
+        assert ended
+
+
+def test_remnant_goes_when_nothing_refers_to_it() -> None:
+    """A region without a record: its patcher died between mapping it and writing the ledger."""
+    with running("mallocs") as program:
+        with Process(program.pid) as process:
+            plan = make_plan(process, PatchFile.open(patch("answer_2")))
+            (region,) = plan.regions
+            furniture = stage._furniture(plan, region)
+            act = partial(stage._map, process.memory, region, furniture)
+            with_borrowed(Session(process, Options()), "stage", act)
+        with hotpatch.Target(program.pid) as target:
+            assert target.patches() == []
+        expect_clean(program, header_count=1)
+        assert complaints(hotpatch.apply(program.pid, patch("answer_3"))) == []
+        revert_cleanly(program)
+
+
+# ---- death of the patcher ----
+
+DIES_SEARCHING = """
+import os, sys, hotpatch
+from hotpatch.update import snapshot
+snapshot.look_through = lambda *_: os.kill(os.getpid(), 9)
+hotpatch.revert(int(sys.argv[1]))
+"""
+
+
+def die_searching(pid: int) -> None:
+    """Have a patcher revert, and die when it has just taken its snapshot."""
+    done = subprocess.run([sys.executable, "-c", DIES_SEARCHING, str(pid)], cwd=ROOT, check=False)
+    assert done.returncode == -signal.SIGKILL
+
+
+def test_next_patcher_reaps_what_a_dead_one_left() -> None:
+    with running("mallocs") as program:
+        hotpatch.apply(program.pid, patch("answer_2"))
+        die_searching(program.pid)
+        (child,) = children(program.pid)
+        wait_until(lambda: state(child) == "Z", "the snapshot ends by itself")
+        expect_answer(program, 1)
+        assert complaints(hotpatch.apply(program.pid, patch("answer_3"))) == []
+        revert_cleanly(program)
+
+
+def header(pid: int) -> int:
+    """The address of the only patch."""
+    (region,) = regions(pid)
+    return region.start
+
+
+def test_children_of_the_program_are_left_to_it() -> None:
+    """Even one that says nothing at its end and has the pid that a header names."""
+    with running("keeper") as program:
+        hotpatch.apply(program.pid, patch("keeper"))
+        program.ask("keep")
+        hotpatch.revert(program.pid)
+        child = program.ask("wait")["child"]
+        wait_until(lambda: state(child) == "Z", "the program's child ends")
+        with Process(program.pid) as process:
+            at = header(program.pid) + ledger.CHILD_OFFSET
+            process.memory.write(at, struct.pack("<I4xQ", child, 1))
+        program.ask("drop")
+        hotpatch.apply(program.pid, patch("answer_2"))
+        hotpatch.revert(program.pid)
+        assert children(program.pid) == [child]
+        assert program.ask("reap")["status"] == 7
+
+
+def revert_killed(pid: int, point: int) -> tuple[int, bool]:
+    """Run a revert, killed at a call; return how many calls it made, and whether it was killed."""
+    command = [tool("killat"), "--from", "process_vm_readv", str(point), "--"]
+    command += [sys.executable, "-m", "hotpatch", "revert", str(pid)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    outcome = json.loads(done.stderr.splitlines()[-1])
+    return outcome["calls"], outcome["killed_at"] is not None
+
+
+def sweep(points: Callable[[int, int], range]) -> None:
+    """Kill reverts at some of the calls that they make to unmap; judge the target after each."""
+    with running("mallocs") as program:
+        hotpatch.apply(program.pid, patch("answer_2"))
+        calls, _ = revert_killed(program.pid, 0)
+        for point in points(calls // 2, calls + 20):
+            hotpatch.apply(program.pid, patch("answer_2"))
+            revert_killed(program.pid, point)
+            program.expect_progress()
+            with hotpatch.Target(program.pid) as target:
+                applied = [p for p in target.patches() if p.switch == ledger.ON]
+            if applied:
+                hotpatch.revert(program.pid)
+            hotpatch.apply(program.pid, patch("answer_3"))
+            assert children(program.pid) == []
+            expect_answer(program, 3)
+            revert_cleanly(program)
+        assert set(status_field(program.pid, "TracerPid")) == {"0"}
+        assert program.ask()["corrupted"] == 0
+
+
+def test_death_while_unmapping() -> None:
+    sweep(lambda first, last: range(last, first, -61))
+
+
+@pytest.mark.sweep
+def test_death_at_every_call_while_unmapping() -> None:
+    sweep(lambda first, last: range(last, first, -1))
