@@ -25,7 +25,8 @@ from hotpatch.process.image import Process
 from hotpatch.quiescence.stacks import StackMap
 from hotpatch.update.borrow import suitable
 from hotpatch.update.moment import NotNow
-from hotpatch.update.plan import STACK_SIZE, Plan
+from hotpatch.update.places import STACK_SIZE
+from hotpatch.update.plan import Plan
 from hotpatch.update.session import Session
 
 _LIMIT_NS = 100_000_000

@@ -4,14 +4,6 @@
 A plan is a value. What `check` prints is what `apply` does: it contains each byte that will be
 written and each range that must be quiet. Making one reads the target and changes nothing in it,
 so there is nothing here that the death of the patcher could leave behind.
-
-A region, as it will lie in the target:
-
-    header      r--   the ledger's record, with the switch
-    gates       r-x   one for each function of the modules near it; at first the staging code
-    call        r-x   what runs constructors; in the first region only
-    image       as the patch's segments say; in the first region only
-    stack       rw-   for constructors; in the first region only
 """
 
 from __future__ import annotations
@@ -21,26 +13,20 @@ from typing import NamedTuple
 from hotpatch.elf.constants import PT_GNU_EH_FRAME
 from hotpatch.elf.symbols import Symbol
 from hotpatch.errors import HotpatchError, Refused
-from hotpatch.link.bind import ORIGINAL, Binding
-from hotpatch.link.image import Call, LinkedImage, image_size, link
+from hotpatch.link.bind import Binding
+from hotpatch.link.image import Call, LinkedImage, link
 from hotpatch.link.layout import Run, span
-from hotpatch.link.scope import find_replaced
 from hotpatch.patch.file import PatchFile
 from hotpatch.process import ledger
 from hotpatch.process.image import Process
-from hotpatch.process.modules import Module
-from hotpatch.process.space import REACH, find_space
 from hotpatch.quiescence.ranges import Range
-from hotpatch.redirect import entry as redirect
-from hotpatch.redirect.gate import GateCode, build_gates, gate_size
-from hotpatch.update import chain
+from hotpatch.redirect.gate import GateCode, build_gates
 from hotpatch.update.neighbours import Neighbours
+from hotpatch.update.places import STACK_SIZE, Place, find_places
 from hotpatch.update.programs import program
+from hotpatch.update.sites import Site, find_sites, group_sites
 from hotpatch.update.verdicts import Verdict, verdicts
 
-PAGE = 4096
-_CHAIN_ROOM = 32  # of an entry's first bytes, where a function is shorter
-STACK_SIZE = 256 << 10
 _PROT_READ, _PROT_RW = 1, 3
 
 
@@ -83,33 +69,6 @@ class Plan(NamedTuple):
         return self.regions[0].address
 
 
-class _Site(NamedTuple):
-    """A function to be replaced: where it is, how its entry is redirected, what it has been."""
-
-    name: str
-    qualified: str
-    module: Module
-    value: int
-    entry: redirect.Entry
-    under: tuple[ledger.Function, ...]
-    active: tuple[Range, ...]
-
-
-class _Place(NamedTuple):
-    """Where the parts of a region go; `size` is that of the whole. Addresses."""
-
-    start: int
-    gates: int
-    call: int
-    image: int
-    stack: int
-    end: int
-
-    def at(self, address: int) -> _Place:
-        """Return it moved from 0 to an address."""
-        return _Place(*(part + address for part in self))
-
-
 def make_plan(
     process: Process, patch: PatchFile, force: bool = False, replace: tuple[str, ...] = ()
 ) -> Plan:
@@ -119,8 +78,8 @@ def make_plan(
     """
     _check(process, patch, force)
     neighbours = Neighbours(process)
-    groups = _group(_sites(process, patch, neighbours))
-    places = _places(process, patch, groups)
+    groups = group_sites(find_sites(process, patch, neighbours))
+    places = find_places(process, patch, groups)
     main = places[0]
     switch = main.start + ledger.SWITCH_OFFSET
     bias = main.image - span(patch.elf).start
@@ -184,129 +143,7 @@ def _check_build_id(process: Process, name: str | None, wanted: str) -> None:
     raise Refused(f"the patch is for {name}, which process {process.pid} has not loaded")
 
 
-def _sites(process: Process, patch: PatchFile, neighbours: Neighbours) -> list[_Site]:
-    """Find and decode the functions, in the order in which they lie in the target."""
-    found = [(find_replaced(process, patch, r), r) for r in patch.replacements]
-    found.sort(key=lambda pair: pair[0].address)
-    claimed: list[range] = []
-    sites = []
-    for definition, replacement in found:
-        module = process.module_at(definition.address)
-        assert module is not None
-        function = neighbours.function(module, definition.symbol)
-        under = chain.below(process, function.address)
-        if under:
-            entry = redirect.chained_entry(
-                function.name,
-                function.address,
-                process.read(function.address, max(len(function.code), _CHAIN_ROOM)),
-                under[-1].gate[0],
-            )
-        else:
-            neighbours.check_unchanged(module, function)
-            entry = redirect.plan_entry(function, claimed)
-            claimed += entry.claims
-        _check_original(patch, replacement.symbol, entry)
-        qualified = f"{replacement.file}:{replacement.name}"
-        sites.append(
-            _Site(
-                replacement.name,
-                qualified,
-                module,
-                replacement.value,
-                entry,
-                under,
-                _code_of(function, entry, under),
-            )
-        )
-    return sites
-
-
-def _check_original(patch: PatchFile, symbol: str, entry: redirect.Entry) -> None:
-    """Refuse to call the original of a function that passes its own gate again."""
-    used = f"{ORIGINAL}{symbol}"
-    if entry.reentries and any(s.name == used for s in patch.elf.dynamic_symbols.undefined()):
-        raise Refused(
-            f"HOTPATCH_ORIGINAL({symbol}) can't be used: the original loops back to its own entry "
-            f"({entry.reentries[0]:#x}), and would go on in the new code",
-            "write the replacement without a call of the original",
-        )
-
-
-def _code_of(
-    function: redirect.Function, entry: redirect.Entry, under: tuple[ledger.Function, ...]
-) -> tuple[Range, ...]:
-    """Return the code that a call of the function may be in now: it must be quiet.
-
-    At its first byte a call has not begun yet, unless the function loops back there.
-    """
-    begin = function.address - bool(entry.reentries)
-    stretches = [(begin, function.end + chain.ends_in_call(function.code))]
-    stretches += [(part.address, part.end) for part in function.fragments]
-    for lower in under:
-        stretches += [(start, start + size) for start, size in (lower.gate, *lower.code)]
-    return tuple(Range(start, end, function.name) for start, end in stretches)
-
-
-def _group(sites: list[_Site]) -> list[list[_Site]]:
-    """Put the functions together that one region reaches; the largest group comes first."""
-    groups: list[list[_Site]] = []
-    for site in sites:
-        if groups and site.module.end - groups[-1][0].module.start < REACH:
-            groups[-1].append(site)
-        else:
-            groups.append([site])
-    return sorted(groups, key=len, reverse=True)
-
-
-def _places(process: Process, patch: PatchFile, groups: list[list[_Site]]) -> list[_Place]:
-    """Return where each region goes; raises Refused where one finds no room."""
-    taken: list[tuple[int, int]] = []
-    places = []
-    for group in groups:
-        place = _shape(patch, groups, group)
-        near = (min(s.module.start for s in group), max(s.module.end for s in group))
-        address = find_space(process.mappings, place.end, near, taken)
-        if address is None:
-            raise Refused(
-                f"there is no free address space of {place.end} bytes near {group[0].module.path}",
-                "its neighbourhood of 2 GB is full",
-            )
-        taken.append((address, address + place.end))
-        places.append(place.at(address))
-    return places
-
-
-def _shape(patch: PatchFile, groups: list[list[_Site]], group: list[_Site]) -> _Place:
-    """Return the parts of a region as if it were at address 0."""
-    first = group is groups[0]
-    gates = _up(_header_room(patch, groups), PAGE) if first else PAGE
-    gates_size = sum(gate_size(site.entry) for site in group)
-    call = _up(gates + max(gates_size, _STAGE_ROOM), 16)
-    if not first:
-        return _Place(0, gates, call, call, call, _up(call, PAGE))
-    image = _up(call + _CALL_ROOM, PAGE)
-    stack = image + _up(image_size(patch), PAGE)
-    return _Place(0, gates, call, image, stack, stack + STACK_SIZE)
-
-
-_STAGE_ROOM = 512  # trampolines/x86_64/stage.S and the name that it uses
-_CALL_ROOM = 256  # trampolines/x86_64/call.S
-
-
-def _header_room(patch: PatchFile, groups: list[list[_Site]]) -> int:
-    """Return an upper bound of the size of the ledger's record."""
-    sites = [site for group in groups for site in group]
-    names = sum(2 * len(site.name) + 2 * len(site.module.path) for site in sites)
-    instructions = sum(len(site.entry.displaced) + len(site.entry.kept) for site in sites)
-    return 2048 + 2 * len(patch.name) + names + 1280 * len(sites) + 64 * instructions
-
-
-def _up(value: int, alignment: int) -> int:
-    return -(-value // alignment) * alignment
-
-
-def _originals(groups: list[list[_Site]], gates: list[list[GateCode]]) -> dict[str, int]:
+def _originals(groups: list[list[Site]], gates: list[list[GateCode]]) -> dict[str, int]:
     """Return the address of each function's old path, by name and by file and name."""
     originals = {}
     for group, row in zip(groups, gates, strict=True):
@@ -315,7 +152,7 @@ def _originals(groups: list[list[_Site]], gates: list[list[GateCode]]) -> dict[s
     return originals
 
 
-def _function(patch: PatchFile, site: _Site, gate: GateCode, bias: int) -> ledger.Function:
+def _function(patch: PatchFile, site: Site, gate: GateCode, bias: int) -> ledger.Function:
     writes = (site.entry.arm_writes(gate.address), site.entry.disarm_writes())
     arm, disarm = (tuple(ledger.Write(*write) for write in part) for part in writes)
     return ledger.Function(
@@ -341,7 +178,7 @@ def _new_code(patch: PatchFile, value: int) -> list[Symbol]:
 
 def _record(
     patch: PatchFile,
-    places: list[_Place],
+    places: list[Place],
     image: LinkedImage,
     functions: tuple[ledger.Function, ...],
 ) -> ledger.Record:
@@ -369,7 +206,7 @@ def _frames(patch: PatchFile, image: LinkedImage) -> int:
 def _region(
     patch: PatchFile,
     record: ledger.Record,
-    place: _Place,
+    place: Place,
     gates: list[GateCode],
     image: LinkedImage | None,
 ) -> Region:
@@ -406,7 +243,7 @@ def _joined(runs: list[Run]) -> list[Run]:
     return joined
 
 
-def _active(groups: list[list[_Site]], functions: tuple[ledger.Function, ...]) -> tuple[Range, ...]:
+def _active(groups: list[list[Site]], functions: tuple[ledger.Function, ...]) -> tuple[Range, ...]:
     """Return all that must be quiet at the commit: old code, and the gates on the way to it."""
     ranges = {r for group in groups for site in group for r in site.active}
     looping = {s.name for group in groups for s in group if s.entry.reentries}

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Sites: the functions that a patch replaces, found and decoded in the live target."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from hotpatch.errors import Refused
+from hotpatch.link.bind import ORIGINAL
+from hotpatch.link.scope import find_replaced
+from hotpatch.patch.file import PatchFile
+from hotpatch.process import ledger
+from hotpatch.process.image import Process
+from hotpatch.process.modules import Module
+from hotpatch.process.space import REACH
+from hotpatch.quiescence.ranges import Range
+from hotpatch.redirect import entry as redirect
+from hotpatch.update import chain
+from hotpatch.update.neighbours import Neighbours
+
+_CHAIN_ROOM = 32  # of an entry's first bytes, where a function is shorter
+
+
+class Site(NamedTuple):
+    """A function to be replaced: where it is, how its entry is redirected, what it has been."""
+
+    name: str
+    qualified: str
+    module: Module
+    value: int
+    entry: redirect.Entry
+    under: tuple[ledger.Function, ...]
+    active: tuple[Range, ...]
+
+
+def find_sites(process: Process, patch: PatchFile, neighbours: Neighbours) -> list[Site]:
+    """Find and decode the functions, in the order in which they lie in the target."""
+    found = [(find_replaced(process, patch, r), r) for r in patch.replacements]
+    found.sort(key=lambda pair: pair[0].address)
+    claimed: list[range] = []
+    sites = []
+    for definition, replacement in found:
+        module = process.module_at(definition.address)
+        assert module is not None
+        function = neighbours.function(module, definition.symbol)
+        under = chain.below(process, function.address)
+        if under:
+            entry = redirect.chained_entry(
+                function.name,
+                function.address,
+                process.read(function.address, max(len(function.code), _CHAIN_ROOM)),
+                under[-1].gate[0],
+            )
+        else:
+            neighbours.check_unchanged(module, function)
+            entry = redirect.plan_entry(function, claimed)
+            claimed += entry.claims
+        _check_original(patch, replacement.symbol, entry)
+        qualified = f"{replacement.file}:{replacement.name}"
+        sites.append(
+            Site(
+                replacement.name,
+                qualified,
+                module,
+                replacement.value,
+                entry,
+                under,
+                _code_of(function, entry, under),
+            )
+        )
+    return sites
+
+
+def _check_original(patch: PatchFile, symbol: str, entry: redirect.Entry) -> None:
+    """Refuse to call the original of a function that passes its own gate again."""
+    used = f"{ORIGINAL}{symbol}"
+    if entry.reentries and any(s.name == used for s in patch.elf.dynamic_symbols.undefined()):
+        raise Refused(
+            f"HOTPATCH_ORIGINAL({symbol}) can't be used: the original loops back to its own entry "
+            f"({entry.reentries[0]:#x}), and would go on in the new code",
+            "write the replacement without a call of the original",
+        )
+
+
+def _code_of(
+    function: redirect.Function, entry: redirect.Entry, under: tuple[ledger.Function, ...]
+) -> tuple[Range, ...]:
+    """Return the code that a call of the function may be in now: it must be quiet.
+
+    At its first byte a call has not begun yet, unless the function loops back there.
+    """
+    begin = function.address - bool(entry.reentries)
+    stretches = [(begin, function.end + chain.ends_in_call(function.code))]
+    stretches += [(part.address, part.end) for part in function.fragments]
+    for lower in under:
+        stretches += [(start, start + size) for start, size in (lower.gate, *lower.code)]
+    return tuple(Range(start, end, function.name) for start, end in stretches)
+
+
+def group_sites(sites: list[Site]) -> list[list[Site]]:
+    """Put the functions together that one region reaches; the largest group comes first."""
+    groups: list[list[Site]] = []
+    for site in sites:
+        if groups and site.module.end - groups[-1][0].module.start < REACH:
+            groups[-1].append(site)
+        else:
+            groups.append([site])
+    return sorted(groups, key=len, reverse=True)
