@@ -22,6 +22,7 @@ DWARF_REGISTERS = (
 )
 # fmt: on
 """The registers by DWARF number. 16 is the return address, of the innermost frame the rip."""
+RBP = 6
 RSP = 7
 RETURN_ADDRESS = 16
 LOST_IN_CALLS = (0, 1, 2, 4, 5, 8, 9, 10, 11)

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from struct import Struct
+from struct import error as StructError
 from typing import NamedTuple
 
 from hotpatch.arch import frames as arch
 from hotpatch.dwarf import cfi
+from hotpatch.dwarf import constants as c
 from hotpatch.dwarf.cfi import Cfa, Row, Rule
 from hotpatch.dwarf.cursor import ADDRESS_MASK, DwarfError
 from hotpatch.dwarf.expression import evaluate
+from hotpatch.errors import Gone
 
 Read = Callable[[int, int], bytes]
 Values = list[int | None]
@@ -25,6 +28,7 @@ Values = list[int | None]
 _WORD = Struct("<Q")
 _WIDEST = 64  # words below the CFA that are read at once
 _COUNT = len(arch.DWARF_REGISTERS)
+_SAVED_AT_RBP = Rule(cfi.EXPRESSION, 0, bytes((c.DW_OP_breg0 + arch.RBP, 0)))
 
 
 class Step(NamedTuple):
@@ -78,15 +82,36 @@ def apply(row: Row, values: Values, read: Read) -> int:
     if not row.signal:
         for register in arch.LOST_IN_CALLS:
             values[register] = None
-    values[arch.RETURN_ADDRESS] = None
+    back = row.rules.get(row.return_address)
+    values[arch.RETURN_ADDRESS] = (
+        _value(back, row.return_address, cfa, old, read) if back is not None else None
+    )
+    stale = _is_stale(row, old, values[arch.RETURN_ADDRESS], read)
     for register, rule in row.rules.items():
-        if register < _COUNT:
-            values[register] = _value(rule, register, cfa, old, read)
-    if row.return_address < _COUNT:
-        values[arch.RETURN_ADDRESS] = values[row.return_address]
+        if register < arch.RETURN_ADDRESS:
+            unknown = stale and rule.kind == cfi.EXPRESSION
+            values[register] = None if unknown else _value_or_lost(rule, register, cfa, old, read)
     if values[arch.RETURN_ADDRESS] is None and not _is_outermost(row):
         raise DwarfError("its return address is lost")
     return cfa
+
+
+def _is_stale(row: Row, old: Sequence[int | None], return_address: int | None, read: Read) -> bool:
+    """Say whether a row refers to a frame pointer that is the caller's already.
+
+    In a function that realigns its stack, gcc (12, for one) saves registers relative to rbp and
+    leaves these rules in force behind the `pop rbp` of the epilogue. Followed there, they
+    would lead past a frame. Such a function has a copy of its return address above the saved rbp.
+    """
+    if row.rules.get(arch.RBP) != _SAVED_AT_RBP or row.cfa.expression is not None:
+        return False
+    rbp = old[arch.RBP]
+    try:
+        return rbp is None or _word(read, rbp + _WORD.size) != return_address
+    except Gone:
+        raise
+    except (OSError, StructError):
+        return True
 
 
 def lost(register: int) -> DwarfError:
@@ -122,6 +147,18 @@ def _cfa(rule: Cfa, old: Sequence[int | None], read: Read) -> int:
     if base is None:
         raise lost(rule.register)
     return (base + rule.offset) & ADDRESS_MASK
+
+
+def _value_or_lost(
+    rule: Rule, register: int, cfa: int, old: Sequence[int | None], read: Read
+) -> int | None:
+    """Return the same, None where it can't be known: what nobody asks for is no loss."""
+    try:
+        return _value(rule, register, cfa, old, read)
+    except Gone:
+        raise
+    except (DwarfError, OSError, StructError):
+        return None
 
 
 def _value(

@@ -1,0 +1,418 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Stacks as gdb and eu-stack see them, of programs that are held still by those."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from hotpatch.arch.registers import Registers
+from hotpatch.linux.priority import undisturbed
+from hotpatch.linux.threads import Hold
+from hotpatch.process.image import Process
+from hotpatch.quiescence.unwind import Frame, Stack, Unwinder, describe
+from tests.quiescence.conftest import Compile
+from tests.quiescence.gdb_frames import Gdb, GdbThread
+from tests.support.proc import status_field
+from tests.support.programs import executable, running, started, wait_until
+
+
+def registers_of(thread: GdbThread) -> Registers:
+    registers = Registers()
+    for name, value in thread.registers.items():
+        setattr(registers, name, value)
+    return registers
+
+
+def shown(stack: Stack) -> list[tuple[int, int]]:
+    return [(frame.pc, frame.cfa) for frame in stack.frames]
+
+
+def assert_as_gdb(stack: Stack, thread: GdbThread) -> None:
+    """Every program counter, every CFA, which frames made a call: as gdb has it, to the end."""
+    theirs = [frame.pc for frame in thread.frames]
+    assert [frame.pc for frame in stack.frames] == theirs, (stack.reason, thread)
+    assert stack.complete, stack.reason
+    assert thread.stop == "outermost"
+    assert [f.cfa for f in stack.frames[:-1]] == [f.sp for f in thread.frames[1:]], thread
+    interrupted = {0}
+    for number, frame in enumerate(thread.frames):
+        if frame.signal:
+            interrupted |= {number, number + 1}
+    assert {n for n, frame in enumerate(stack.frames) if not frame.call} == interrupted
+
+
+def check_all(process: Process, unwinder: Unwinder, threads: list[GdbThread]) -> list[Stack]:
+    stacks = [unwinder.unwind(registers_of(thread), process.read) for thread in threads]
+    for stack, thread in zip(stacks, threads, strict=True):
+        assert_as_gdb(stack, thread)
+    return stacks
+
+
+def check_process(gdb: Gdb, pid: int, samples: int = 1) -> list[Stack]:
+    """Compare the stacks of all threads, several times; return the last ones."""
+    stacks: list[Stack] = []
+    with Process(pid) as process:
+        unwinder = Unwinder(process)
+        for _ in range(samples):
+            threads = gdb.attach(pid)
+            try:
+                stacks = check_all(process, unwinder, threads)
+            finally:
+                gdb.detach()
+    return stacks
+
+
+def names(process: Process, stack: Stack) -> list[str]:
+    return [describe(process, frame) for frame in stack.frames]
+
+
+# ---- programs asleep ----
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["threads", "20"],
+        ["sleepers"],
+        ["timer"],
+        ["simple"],
+        ["simple-nopie"],
+        ["simple-static"],
+        ["simple-static-pie"],
+        ["simple-debuglink"],
+        ["simple-dynsym"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_programs(gdb: Gdb, command: list[str]) -> None:
+    with running(*command) as program:
+        check_process(gdb, program.pid, samples=3)
+
+
+@pytest.mark.parametrize("mode", ["asleep", "recursive", "signal", "altstack", "handler"])
+def test_inside(gdb: Gdb, mode: str) -> None:
+    with running("inside", mode) as program:
+        program.ask("enter")
+        stacks = check_process(gdb, program.pid)
+        with Process(program.pid) as process:
+            described = [names(process, stack) for stack in stacks]
+        computing = [d for d in described if any(name.startswith("compute+") for name in d)]
+        assert len(computing) == 1
+        assert sum(name.startswith("compute+") for name in computing[0]) == (
+            11 if mode == "recursive" else 1
+        )
+        program.ask("leave")
+
+
+def test_a_coroutine_and_who_resumed_it(gdb: Gdb) -> None:
+    """The thread is back on its own stack, where the coroutine's frames are not."""
+    with running("inside", "coroutine") as program:
+        program.ask("enter")
+        stacks = check_process(gdb, program.pid)
+        with Process(program.pid) as process:
+            assert not any("compute" in n for stack in stacks for n in names(process, stack))
+        program.ask("leave")
+
+
+def test_python(gdb: Gdb) -> None:
+    """A deep recursion in one thread, sleeping threads, and code of many libraries."""
+    text = """
+import ctypes, json, os, sys, threading, time
+sys.setrecursionlimit(10000)
+def deep(n, then):
+    # A call through C, so that there are frames of C as well.
+    return then() if not n else max([n], key=lambda m: deep(m - 1, then))
+def ready():
+    print("READY pid=%d" % os.getpid(), flush=True)
+    sys.stdin.read()
+threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+threading.Thread(target=deep, args=(50, lambda: time.sleep(600)), daemon=True).start()
+deep(100, ready)
+"""
+    with started([sys.executable, "-c", text]) as program:
+        stacks = check_process(gdb, program.pid, samples=2)
+        assert max(len(stack.frames) for stack in stacks) > 300
+
+
+# ---- every instruction ----
+
+
+class Shape(NamedTuple):
+    """How the program is compiled, and why gdb or we may be lost at some instruction."""
+
+    compiler: str
+    flags: tuple[str, ...]
+    unknown: str = "nothing"
+
+
+# gcc says where rbp is saved, but not that it was restored, in functions that realign the stack.
+STALE = "rbp is lost"
+# Entries that a static program calls functions of the C library through, chosen at its start.
+IPLT = "no call frame information"
+SHAPES = {
+    "gcc -O0": Shape("gcc", ("-O0",), STALE),
+    "gcc -O2": Shape("gcc", ("-O2",)),
+    "gcc -O3 with AVX2": Shape("gcc", ("-O3", "-mavx2")),
+    "gcc frame pointer": Shape("gcc", ("-O2", "-fno-omit-frame-pointer"), STALE),
+    "gcc -Os": Shape("gcc", ("-Os",)),
+    "gcc lazy binding": Shape("gcc", ("-O2", "-Wl,-z,lazy", "-fcf-protection=none")),
+    "gcc static": Shape("gcc", ("-O2", "-static"), IPLT),
+    "gcc pushed arguments": Shape("gcc", ("-O1", "-mno-accumulate-outgoing-args", "-mpush-args")),
+    "gcc .debug_frame": Shape("gcc", ("-O2", "-g", "-fno-asynchronous-unwind-tables",
+                                      "-fno-unwind-tables")),
+    "clang -O2": Shape("clang", ("-O2",)),
+    "clang -O0": Shape("clang", ("-O0",)),
+}  # fmt: skip
+STEPS = 700
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_every_instruction(compiled: Compile, kind: str) -> None:
+    """Prologues, epilogues, PLT, lazy binding, callbacks, alloca: gdb steps, we agree each time."""
+    shape, unknown = SHAPES[kind], 0
+    path = compiled("shapes.c", *shape.flags, compiler=shape.compiler)
+    with started([path]) as program, Process(program.pid) as process, Gdb() as gdb:
+        unwinder = Unwinder(process)
+        threads = gdb.attach(program.pid)
+        thread = next(t for t in threads if t.tid != program.pid)
+        for _ in range(STEPS):
+            stack = unwinder.unwind(registers_of(thread), process.read)
+            if shape.unknown in stack.reason:
+                assert not stack.complete
+                assert len(stack.frames) <= 2
+                unknown += 1
+            else:
+                assert_as_gdb(stack, thread)
+            thread = gdb.step(thread.tid)
+    assert unknown < STEPS / 20
+
+
+def test_the_vdso(compiled: Compile) -> None:
+    path = compiled("vdso.c", "-O2")
+    with started([path]) as program, Process(program.pid) as process, Gdb() as gdb:
+        (vdso,) = (m for m in process.mappings if m.path == "[vdso]")
+        unwinder, inside = Unwinder(process), 0
+        threads = gdb.attach(program.pid)
+        thread = next(t for t in threads if t.tid != program.pid)
+        for _ in range(300):
+            thread = gdb.step(thread.tid)
+            check_all(process, unwinder, [thread])
+            inside += vdso.start <= thread.frames[0].pc < vdso.end
+        assert inside > 30
+
+
+@pytest.mark.parametrize("form", [(), ("-DSHORT",)], ids=["mov rax", "mov eax"])
+@pytest.mark.parametrize("stack", [[], ["altstack"]], ids=["same stack", "alternate stack"])
+def test_a_signal_return_that_nothing_is_said_of(
+    gdb: Gdb, compiled: Compile, form: tuple[str, ...], stack: list[str]
+) -> None:
+    with started([compiled("restorer.c", "-O2", *form), *stack]) as program:
+        (unwound,) = check_process(gdb, program.pid)
+        with Process(program.pid) as process:
+            found = names(process, unwound)
+        assert sum(name.startswith("__restore_rt+0x0 ") for name in found) == 1
+        assert any(name.startswith("main+") for name in found)
+
+
+# ---- eu-stack ----
+
+_EU_FRAME = re.compile(r"#\d+ +0x([0-9a-f]+)")
+
+
+def eu_stack(pid: int) -> dict[int, list[int]]:
+    """The program counters of each thread as elfutils finds them."""
+    command = ["eu-stack", "-n", "0", "-p", str(pid)]
+    output = subprocess.run(command, check=False, capture_output=True, text=True).stdout
+    found: dict[int, list[int]] = {}
+    for line in output.splitlines():
+        if line.startswith("TID "):
+            counters = found.setdefault(int(line[4:].rstrip(":")), [])
+        elif match := _EU_FRAME.match(line):
+            counters.append(int(match[1], 16))
+    return found
+
+
+@contextmanager
+def standing_still(pid: int) -> Iterator[None]:
+    """Stop a process with SIGSTOP, wait until it is, and let it go on."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        wait_until(lambda: all_stopped(pid), "every thread is stopped")
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def all_stopped(pid: int) -> bool:
+    states = {line.split()[0] for line in status_field(pid, "State")}
+    return states <= {"T", "Z"}
+
+
+def unwind_held(pid: int) -> dict[int, Stack]:
+    """The stacks of a process that we hold ourselves, as an update does."""
+    with Process(pid) as process:
+        unwinder = Unwinder(process)
+        with undisturbed(), Hold(pid) as hold:
+            return {
+                tid: unwinder.unwind(thread.registers, process.read)
+                for tid, thread in hold.threads.items()
+            }
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["threads", "10"], ["inside", "recursive"], ["simple-static"], ["mallocs"]],
+    ids=lambda command: command[0],
+)
+def test_eu_stack_finds_the_same(command: list[str]) -> None:
+    with running(*command) as program:
+        if command[0] == "inside":
+            program.ask("enter")
+        program.expect_progress()  # no thread is just being started
+        with standing_still(program.pid):
+            ours = unwind_held(program.pid)
+            theirs = eu_stack(program.pid)
+        assert ours
+        for tid, stack in ours.items():
+            assert stack.complete, stack.reason
+            assert [frame.pc for frame in stack.frames] == theirs[tid]
+
+
+# ---- what is refused ----
+
+
+def test_musl_says_nothing_so_nothing_is_claimed() -> None:
+    """musl is built without any call frame information."""
+    if not Path(executable("simple-musl")).exists():
+        pytest.skip("no musl-gcc")
+    with running("simple-musl") as program:
+        for stack in unwind_held(program.pid).values():
+            assert not stack.complete
+            assert "no call frame information" in stack.reason
+            assert stack.frames[-1].cfa == 0
+
+
+class FakeRegisters(Registers):
+    """Registers of a thread that there is not."""
+
+    def __init__(self, **values: int) -> None:
+        super().__init__()
+        for name, value in values.items():
+            setattr(self, name, value)
+
+
+@pytest.fixture(scope="module")
+def sleeping() -> Iterator[tuple[Process, Registers]]:
+    """A process asleep, and the registers of a thread of it."""
+    with running("simple") as program, Process(program.pid) as process:
+        with undisturbed(), Hold(program.pid) as hold:
+            registers = hold.threads[program.pid].registers.copy()
+        yield process, registers
+
+
+def test_a_stack_that_can_not_be_read(sleeping: tuple[Process, Registers]) -> None:
+    process, registers = sleeping
+
+    def nothing(address: int, size: int) -> bytes:
+        raise OSError(14, "not copied")
+
+    for read in (nothing, lambda address, size: b"", lambda address, size: bytes(size - 1)):
+        stack = Unwinder(process).unwind(registers, read)
+        assert stack.frames == (Frame(registers.rip, 0, False),)
+        assert not stack.complete
+        assert "no known caller" in stack.reason
+
+
+def test_a_limit(sleeping: tuple[Process, Registers]) -> None:
+    process, registers = sleeping
+    stack = Unwinder(process).unwind(registers, process.read, limit=2)
+    assert (len(stack.frames), stack.complete, stack.reason) == (2, False, "more than 2 frames")
+
+
+def test_code_in_no_file(sleeping: tuple[Process, Registers]) -> None:
+    process, registers = sleeping
+    for rip in (0x1000, registers.rsp, (1 << 64) - 1, 0):
+        stack = Unwinder(process).unwind(FakeRegisters(rip=rip, rsp=registers.rsp), process.read)
+        assert not stack.complete
+        assert stack.frames == (Frame(rip, 0, False),)
+        assert "in no file" in stack.reason
+
+
+def test_a_return_address_that_nothing_calls_from(sleeping: tuple[Process, Registers]) -> None:
+    """A word that leads to the middle of a function, but not behind a call, is none."""
+    process, registers = sleeping
+    unwinder = Unwinder(process)
+    stack = unwinder.unwind(registers, process.read)
+    wrong, slot = stack.frames[1].pc + 1, stack.frames[0].cfa - 8
+
+    def read(address: int, size: int) -> bytes:
+        data = bytearray(process.read(address, size))
+        if address <= slot < address + size:
+            data[slot - address : slot - address + 8] = wrong.to_bytes(8, "little")
+        return bytes(data)
+
+    unwound = unwinder.unwind(registers, read)
+    assert not unwound.complete
+    assert unwound.frames[1] == Frame(wrong, 0, True)
+    assert "no call before" in unwound.reason
+
+
+def test_a_stack_that_leads_round_ends(sleeping: tuple[Process, Registers]) -> None:
+    """Frame pointers that lead back down are no stack."""
+    process, registers = sleeping
+    stack = Unwinder(process).unwind(registers, process.read)
+    words = [frame.pc for frame in stack.frames[1:]]
+    sources = itertools.cycle(words)
+
+    def read(address: int, size: int) -> bytes:
+        return b"".join(next(sources).to_bytes(8, "little") for _ in range(size // 8))
+
+    unwound = Unwinder(process).unwind(registers, read, limit=500)
+    assert not unwound.complete or len(unwound.frames) < 500
+
+
+def test_ends_are_kept_apart_from_failures(sleeping: tuple[Process, Registers]) -> None:
+    """A return address of 0 is the end, as ABIs have it for the first function of a thread."""
+    process, registers = sleeping
+    slot = Unwinder(process).unwind(registers, process.read).frames[0].cfa - 8
+
+    def read(address: int, size: int) -> bytes:
+        data = bytearray(process.read(address, size))
+        if address <= slot < address + size:
+            data[slot - address : slot - address + 8] = bytes(8)
+        return bytes(data)
+
+    stack = Unwinder(process).unwind(registers, read)
+    assert (len(stack.frames), stack.complete, stack.reason) == (1, True, "")
+
+
+# ---- cost ----
+
+
+def test_a_warm_frame_costs_microseconds() -> None:
+    """Generous, as the machine may be busy; bench/unwind.py measures."""
+    with running("inside", "recursive") as program:
+        program.ask("enter")
+        with Process(program.pid) as process:
+            unwinder = Unwinder(process)
+            with undisturbed(), Hold(program.pid) as hold:
+                held = [thread.registers for thread in hold.threads.values()]
+                best = float("inf")
+                for _ in range(20):
+                    began = time.perf_counter()
+                    stacks = [unwinder.unwind(registers, process.read) for registers in held]
+                    best = min(best, time.perf_counter() - began)
+        assert best / sum(len(stack.frames) for stack in stacks) < 100e-6
+        program.ask("leave")
