@@ -9,6 +9,8 @@ gates                  the rules of the old function, at the place that the gate
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from hotpatch.arch import frames as arch
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from hotpatch.process.modules import Module
 
 _SIGNAL_ROW = signal_row()
+_LAST = 1 << 32
 
 
 class _Image(NamedTuple):
@@ -49,20 +52,43 @@ class Code:
 
         Raises DwarfError, with the reason, where there are none; OSError; Gone.
         """
-        for patch in self._process.patches:
-            for function in patch.record.functions:
-                start, size = function.gate
-                if start <= pc - call < start + size:
-                    return self._gate_row(function, pc - start, call)
+        found = self._replaced_at(pc)
+        if found is not None and not call:
+            return self._gate_row(*found)
         image = self._image(pc - call)
         if image is None:
             raise DwarfError("it is in no file that is mapped")
         return _row_in(image, pc, call)
 
-    def _gate_row(self, function: ledger.Function, offset: int, call: bool) -> Row:
+    def _replaced_at(self, pc: int) -> tuple[ledger.Function, int] | None:
+        """Return the function whose gate holds `pc`, and the offset in that.
+
+        Where the entry jump goes by way of padding, the jump there is like the gate's front.
+        """
+        if pc in self._jumps:
+            return self._jumps[pc], 0
+        at = bisect_right(self._gates, (pc, _LAST)) - 1
+        if at < 0:
+            return None
+        start, number = self._gates[at]
+        function = self._functions[number]
+        return (function, pc - start) if pc < start + function.gate[1] else None
+
+    @cached_property
+    def _functions(self) -> list[ledger.Function]:
+        return [function for patch in self._process.patches for function in patch.record.functions]
+
+    @cached_property
+    def _gates(self) -> list[tuple[int, int]]:
+        """Addresses of gates with the numbers of their functions, sorted."""
+        return sorted((f.gate[0], number) for number, f in enumerate(self._functions))
+
+    @cached_property
+    def _jumps(self) -> dict[int, ledger.Function]:
+        return {write.address: f for f in self._functions for write in f.arm}
+
+    def _gate_row(self, function: ledger.Function, offset: int) -> Row:
         """Return the rules inside a gate: those of the old function, at the place stood for."""
-        if call:
-            raise DwarfError("a gate calls nothing")
         _, address, lowered = next(f for f in reversed(function.frames) if f[0] <= offset)
         image = self._image(address)
         if image is None:

@@ -106,10 +106,26 @@
         ret
         end branches_first
 
-/* The jump goes behind some instructions, as it does not fit in front of the end of a page. */
+/* The jump does not fit in front of the end of a page, so it goes by way of the padding. */
 
         .balign 4096, 0xcc
         .skip   4096 - 4, 0xcc
+        function by_padding
+        push    rbp
+        .cfi_def_cfa_offset 16
+        .cfi_offset rbp, -16
+        mov     rbp, rsp
+        .cfi_def_cfa_register rbp
+        mov     eax, 1
+        pop     rbp
+        .cfi_def_cfa rsp, 8
+        ret
+        end by_padding
+
+/* There is no padding either, so the jump goes behind some instructions. */
+
+        .balign 4096, 0x50
+        .skip   4096 - 4, 0x50
         function kept_frame
         push    rbp
         .cfi_def_cfa_offset 16
@@ -123,8 +139,8 @@
         ret
         end kept_frame
 
-        .balign 4096, 0xcc
-        .skip   4096 - 3, 0xcc
+        .balign 4096, 0x50
+        .skip   4096 - 3, 0x50
         function kept_pushes
         push    rbx
         .cfi_def_cfa_offset 16
@@ -145,5 +161,6 @@
         mov     eax, 1
         ret
         end kept_pushes
+        .skip   128, 0x50
 
         .section .note.GNU-stack,"",@progbits

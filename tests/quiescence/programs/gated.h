@@ -9,5 +9,6 @@
     DO(calls_second)                                                                               \
     DO(loops_first)                                                                                \
     DO(branches_first)                                                                             \
+    DO(by_padding)                                                                                 \
     DO(kept_frame)                                                                                 \
     DO(kept_pushes)
