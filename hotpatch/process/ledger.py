@@ -26,6 +26,7 @@ armed as long as an entry leads to its gate. `state` only tells how far its patc
 from __future__ import annotations
 
 import json
+import re
 import struct
 import zlib
 from collections.abc import Iterable
@@ -38,6 +39,7 @@ MAGIC = b"HOTPATCH"
 FORMAT = 1
 NAME = "hotpatch"
 MAPPING = f"/memfd:{NAME}-"
+_NAMED = re.compile(MAPPING + r"[0-9a-f]{1,16}-[0-9a-f]{1,12}(?: \(deleted\))?")
 """How the path of a region's header begins in /proc/PID/maps."""
 STATE_OFFSET, SWITCH_OFFSET, TIME_OFFSET, CHILD_OFFSET = 12, 16, 32, 40
 _HEADER = struct.Struct("<8sIIIIIIQ")
@@ -190,6 +192,8 @@ def find(mappings: Iterable[Mapping], memory: Memory) -> tuple[list[Entry], list
     rest: list[Remnant] = []
     for mapping in mappings:
         if not is_ours(mapping):
+            if _is_marked(mapping, memory):
+                rest.append(Remnant(mapping.start, mapping.end - mapping.start))
             continue
         size = min(mapping.end - mapping.start, _LARGEST)
         entry = decode(mapping.start, memory.read(mapping.start, size))
@@ -208,6 +212,18 @@ def _size_of(entry: Entry) -> int:
     return next(size for address, size in entry.record.regions if address == entry.address)
 
 
+def mark(size: int) -> bytes:
+    """Return what a region of `size` bytes begins with until it has a header."""
+    return MAGIC + struct.pack("<Q", size)
+
+
+def _is_marked(mapping: Mapping, memory: Memory) -> bool:
+    """Say whether a mapping is a region whose patcher died before it had a header."""
+    if mapping.protection != "r-xp" or mapping.path or mapping.inode:
+        return False
+    return memory.read(mapping.start, 16) == mark(mapping.end - mapping.start)
+
+
 def region_name(patch_id: str, size: int) -> str:
     """Return the name of a region's header: whose it is, and how much belongs to it."""
     return f"{NAME}-{patch_id[:16]}-{size:x}"
@@ -220,4 +236,4 @@ def _region_size(mapping: Mapping) -> int:
 
 def is_ours(mapping: Mapping) -> bool:
     """Say whether a mapping is the header of a region of hotpatch's."""
-    return mapping.path.startswith(MAPPING) and mapping.offset == 0
+    return mapping.offset == 0 and _NAMED.fullmatch(mapping.path) is not None

@@ -34,6 +34,7 @@ CALLS = (
     seccomp.Call(syscalls.MEMFD_CREATE, (0, 1)),
     seccomp.Call(syscalls.FTRUNCATE, (3, 4096)),
     seccomp.Call(syscalls.CLOSE, (3,)),
+    seccomp.Call(syscalls.RT_SIGTIMEDWAIT, (4096, 0, 4096, 8)),
     seccomp.Call(syscalls.RT_SIGRETURN, ()),
 )
 

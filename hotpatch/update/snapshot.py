@@ -53,7 +53,6 @@ REAP = (seccomp.Call(syscalls.WAIT4, (1, 0, _WAIT_OPTIONS, 0)),)
 _TAKE = (
     *REAP,
     seccomp.Call(syscalls.RT_SIGACTION, (1, 0, 4096, 8)),
-    seccomp.Call(syscalls.RT_SIGTIMEDWAIT, (4096, 0, 4096, 8)),
     seccomp.Call(syscalls.MPROTECT, (0, 4096, 3)),
     seccomp.Call(syscalls.CLONE, (_CLONE_FLAGS, 0, 4096)),
     seccomp.Call(syscalls.EXIT_GROUP, (0,)),

@@ -4,9 +4,9 @@
 One thread is borrowed for the mapping; the contents are then written while the target runs.
 
 Death here leaves a region that nothing leads to. The next patcher knows it by the name of its
-header, which tells its size, and removes it; only between the two system calls that make the
-mapping and give it its header is it without a name, and then stays: address space, but no page of
-memory.
+header, which tells its size, or by the mark that it begins with until it has one, and removes it.
+Only right after the system call that maps it does it have neither, and stays: address space, but no
+page of memory.
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ def _map(memory: Memory, region: Region, furniture: _Furniture, borrowed: Borrow
             borrowed.syscall(syscalls.MUNMAP, result, region.size)
             raise Occupied
         raise _not_mapped(-result, "executable memory")
+    memory.write(region.address, ledger.mark(region.size))
     memory.write(region.gates, furniture.content)
     failed = _furnish(borrowed, region, furniture, _MFD_CLOEXEC | _MFD_NOEXEC_SEAL)
     if failed == -errno.EINVAL:  # before Linux 6.3

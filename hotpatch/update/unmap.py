@@ -32,6 +32,7 @@ from hotpatch.quiescence.references import Pointers, Reference, Span, Survey
 from hotpatch.update import snapshot
 from hotpatch.update.borrow import with_borrowed
 from hotpatch.update.moment import at_quiescence
+from hotpatch.update.places import PAGE
 from hotpatch.update.session import Session
 
 _PATIENCE_S = 0.25
@@ -99,7 +100,10 @@ def _unmap(session: Session, spans: list[Span], name: str) -> None:
 def _site(session: Session, address: int) -> snapshot.Site:
     """Return where to work: a patch that is off needs its call area no more, a remnant no gates."""
     process = session.process
-    header = next(m for m in process.mappings if m.start == address and ledger.is_ours(m))
+    ours = (m for m in process.mappings if m.start == address and ledger.is_ours(m))
+    header = next(ours, None)
+    if header is None:  # a region without one, as its patcher died before
+        return snapshot.site(address, PAGE, address + PAGE)
     calls = [p.record.call[0] for p in process.patches if p.address == address]
     return snapshot.site(address, header.end - address, calls[0] if calls else header.end)
 
