@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from hotpatch.process.image import Process
 
 
+_PAGE, _PIECE = 4096, 16384
+
+
 class Frame(NamedTuple):
     """An active call. `cfa` is the value of rsp before the call, so its return address lies below.
 
@@ -80,7 +83,7 @@ class Unwinder:
         """
         frames: list[Frame] = []
         try:
-            complete = self._walk(arch.values_of(registers), read, frames, limit)
+            complete = self._walk(arch.values_of(registers), _Window(read), frames, limit)
         except _Lost as error:
             return Stack((*frames, error.frame), False, str(error))
         return Stack(tuple(frames), complete, "" if complete else f"more than {limit} frames")
@@ -135,6 +138,40 @@ class Unwinder:
             self._without[key] = str(error)
             raise
         return step
+
+
+class _Window:
+    """Reads memory in pieces larger than asked for, upwards, as unwinding goes."""
+
+    def __init__(self, read: Read) -> None:
+        self._read = read
+        self._start = 0
+        self._data = b""
+        self._pieces = [_PIECE, _PAGE]  # a stack may end before the end of either
+
+    def __call__(self, address: int, size: int) -> bytes:
+        at = address - self._start
+        if at < 0 or at + size > len(self._data):
+            self._data, self._start, at = self._fill(address, size), address, 0
+        return self._data[at : at + size]
+
+    def _fill(self, address: int, size: int) -> bytes:
+        for piece in tuple(self._pieces):
+            larger = (address & -_PAGE) + piece - address
+            data = self._try(address, larger) if larger > size else None
+            if data is not None:
+                return data
+            self._pieces.remove(piece)
+        return self._read(address, size)
+
+    def _try(self, address: int, size: int) -> bytes | None:
+        try:
+            data = self._read(address, size)
+        except Gone:
+            raise
+        except OSError:
+            return None
+        return data if len(data) == size else None
 
 
 def describe(process: Process, frame: Frame) -> str:
