@@ -32,7 +32,6 @@ from hotpatch.quiescence.references import Pointers, Reference, Span, Survey
 from hotpatch.update import snapshot
 from hotpatch.update.borrow import with_borrowed
 from hotpatch.update.moment import at_quiescence
-from hotpatch.update.places import PAGE
 from hotpatch.update.session import Session
 
 _PATIENCE_S = 0.25
@@ -73,12 +72,16 @@ def present(session: Session, regions: Sequence[tuple[int, int]]) -> list[tuple[
 
 def _unmap(session: Session, spans: list[Span], name: str) -> None:
     """Unmap, or raise _Kept, Busy or Denied."""
+    ranges = [Range(start - 1, end, name) for start, end in spans]
+    _ = session.process.gadgets  # found before the stop, used in it
     at = _site(session, spans[0][0])
+    if at is None:
+        at_quiescence(session, "unmap", ranges, lambda _: True, data=True)
+        with_borrowed(session, "unmap", partial(_munmap, spans))
+        return
     if not snapshot.reap_leftover(session, at.header):
         raise _Kept("the snapshot that an earlier hotpatch took of the target has not ended yet")
     pointers = Pointers(spans)
-    ranges = [Range(start - 1, end, name) for start, end in spans]
-    _ = session.process.gadgets  # found before the stop, used in it
     for _ in range(_TRIES):
         survey = _survey(session, spans)
         _expect_none(session, _search_running(session, survey, pointers))
@@ -97,13 +100,17 @@ def _unmap(session: Session, spans: list[Span], name: str) -> None:
     raise _Kept("the target's memory map changed, or somebody ended the snapshot, at every try")
 
 
-def _site(session: Session, address: int) -> snapshot.Site:
-    """Return where to work: a patch that is off needs its call area no more, a remnant no gates."""
+def _site(session: Session, address: int) -> snapshot.Site | None:
+    """Return where to work: a patch that is off needs its call area no more, a remnant no gates.
+
+    A region whose patcher died before it had a header has no place for that; but nothing in the
+    target can have learnt of it, only the thread that mapped it may still be there.
+    """
     process = session.process
     ours = (m for m in process.mappings if m.start == address and ledger.is_ours(m))
     header = next(ours, None)
-    if header is None:  # a region without one, as its patcher died before
-        return snapshot.site(address, PAGE, address + PAGE)
+    if header is None:
+        return None
     calls = [p.record.call[0] for p in process.patches if p.address == address]
     return snapshot.site(address, header.end - address, calls[0] if calls else header.end)
 
@@ -189,14 +196,18 @@ def _finish(session: Session, at: snapshot.Site, spans: list[Span]) -> None:
     def act(borrowed: Borrowed) -> None:
         if not snapshot.reap(session, at.header, borrowed):
             raise _Kept("the snapshot that was taken of the target has not ended yet")
-        for start, end in reversed(spans):
-            result = borrowed.syscall(syscalls.MUNMAP, start, end - start)
-            if result:
-                raise _Kept(f"munmap failed ({os.strerror(-result)})")
+        _munmap(spans, borrowed)
 
-    if not spans and not snapshot.has_child(session, at.header):
-        return
-    with_borrowed(session, "unmap", act, snapshot.REAP)
+    if spans or snapshot.has_child(session, at.header):
+        with_borrowed(session, "unmap", act, snapshot.REAP)
+
+
+def _munmap(spans: list[Span], borrowed: Borrowed) -> None:
+    """Unmap, the last one first: as long as the first is there, the next patcher knows of all."""
+    for start, end in reversed(spans):
+        result = borrowed.syscall(syscalls.MUNMAP, start, end - start)
+        if result:
+            raise _Kept(f"munmap failed ({os.strerror(-result)})")
 
 
 def _expect_none(session: Session, found: Sequence[Reference]) -> None:

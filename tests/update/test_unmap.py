@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 
 import hotpatch
+from hotpatch.arch import syscalls
 from hotpatch.patch.file import PatchFile
 from hotpatch.process import ledger
 from hotpatch.process.image import Process
 from hotpatch.quiescence import references
-from hotpatch.update import stage, unmap
+from hotpatch.update import programs, stage, unmap
 from hotpatch.update.borrow import with_borrowed
 from hotpatch.update.plan import make_plan
 from hotpatch.update.result import Result
@@ -227,6 +228,39 @@ def test_remnant_goes_when_nothing_refers_to_it() -> None:
         expect_clean(program, header_count=1)
         assert complaints(hotpatch.apply(program.pid, patch("answer_3"))) == []
         revert_cleanly(program)
+
+
+def test_remnant_without_a_header() -> None:
+    """Its patcher died even before: nothing can have learnt of the region."""
+    with running("mallocs") as program:
+        with Process(program.pid) as process:
+            (region,) = make_plan(process, PatchFile.open(patch("answer_2"))).regions
+            readable_and_executable, fixed = 5, 0x100022
+            with_borrowed(
+                Session(process, Options()),
+                "stage",
+                lambda borrowed: borrowed.syscall(
+                    syscalls.MMAP,
+                    region.address,
+                    region.size,
+                    readable_and_executable,
+                    fixed,
+                    -1,
+                    0,
+                ),
+            )
+            process.memory.write(region.address, ledger.mark(region.size))
+        assert code_without_file(program.pid) == [(region.address, region.address + region.size)]
+        assert complaints(hotpatch.apply(program.pid, patch("answer_3"))) == []
+        revert_cleanly(program)
+
+
+def test_program_fits_where_destructors_are_called_from() -> None:
+    with running("simple") as program, hotpatch.Target(program.pid) as target:
+        region = target.plan(patch("simple_static")).regions[0]
+        call = target.plan(patch("simple_static")).record.call[0]
+        room = next(write for write in region.contents if write.address > call).address - call
+        assert len(programs.program("snapshot.S", call, uses_fpu=False)[1]) <= room
 
 
 # ---- death of the patcher ----
