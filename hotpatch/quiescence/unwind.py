@@ -4,7 +4,9 @@
     stack = Unwinder(process).unwind(thread.registers, read)
 
 Each frame's caller is found by call frame information alone. Nothing is guessed: a stack is
-`complete` only when every step was by such rules and the last frame is said to have no caller.
+`complete` only when every step was by such rules and the last frame is said to have no caller:
+its return address is undefined (DWARF 5, 6.4.4). One that is 0 is no such thing. It is what a read
+of the wrong word gives most often, where rules are wrong for an instruction or two.
 What was learnt of the code is kept from one stack to the next, so a frame whose program counter
 was seen before costs some microseconds.
 
@@ -25,7 +27,10 @@ from hotpatch.quiescence.code import Code
 from hotpatch.quiescence.rules import Read, Step, Values, apply, lost, prepare
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from hotpatch.arch.registers import Registers
+    from hotpatch.linux.procfs import Mapping
     from hotpatch.process.image import Process
 
 
@@ -70,10 +75,30 @@ class Unwinder:
 
     def __init__(self, process: Process) -> None:
         """Prepare; nothing is read before it is needed."""
-        self._code = Code(process)
+        self._process = process
+        self._mapped: tuple[tuple[int, ...], ...] | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        self._code = Code(self._process)
         # By the address that rules are looked up for; negative for frames that made no call.
         self._steps: dict[int, Step] = {}
         self._without: dict[int, str] = {}
+
+    def follow(self, mappings: Iterable[Mapping]) -> None:
+        """Take a newer memory map, in which libraries may have come and gone.
+
+        Where other files have code in it than before, `process` is refreshed and what was learnt
+        is forgotten. Made for the time before a stop.
+        """
+        mapped = _code_mappings(mappings)
+        if self._mapped is None:
+            self._mapped = _code_mappings(self._process.mappings)
+        if mapped != self._mapped:
+            self._mapped = mapped
+            self._process.refresh()
+            len(self._process.modules)  # opens the files now
+            self._forget()
 
     def unwind(self, registers: Registers, read: Read, limit: int = 2000) -> Stack:
         """Return the frames of a stopped thread, `limit` at most.
@@ -118,7 +143,7 @@ class Unwinder:
                 if cfa <= lower:
                     raise DwarfError(f"its frame ends at {cfa:#x}, not above that of its callee")
                 frames.append(Frame(pc, cfa, call))
-                if outermost or not values[return_address]:
+                if outermost:
                     return True
                 pc, call, lower = values[return_address] or 0, not (row and row.signal), cfa
         except (DwarfError, ElfError, OSError, StructError) as error:
@@ -138,6 +163,11 @@ class Unwinder:
             self._without[key] = str(error)
             raise
         return step
+
+
+def _code_mappings(mappings: Iterable[Mapping]) -> tuple[tuple[int, ...], ...]:
+    code = (m for m in mappings if m.inode and "x" in m.protection)
+    return tuple((m.start, m.end, m.offset, m.inode) for m in code)
 
 
 class _Window:
