@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import signal
@@ -12,12 +11,17 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from random import Random
 from typing import NamedTuple
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from hotpatch.arch.frames import DWARF_REGISTERS
 from hotpatch.arch.registers import Registers
 from hotpatch.linux import procfs
 from hotpatch.linux.priority import undisturbed
@@ -317,11 +321,13 @@ class FakeRegisters(Registers):
 
 @pytest.fixture(scope="module")
 def sleeping() -> Iterator[tuple[Process, Registers]]:
-    """A process asleep, and the registers of a thread of it."""
+    """A process that stands still, and the registers of a thread of it."""
     with running("simple") as program, Process(program.pid) as process:
-        with undisturbed(), Hold(program.pid) as hold:
-            registers = hold.threads[program.pid].registers.copy()
-        yield process, registers
+        program.ask()
+        with standing_still(program.pid):
+            with undisturbed(), Hold(program.pid) as hold:
+                registers = hold.threads[program.pid].registers.copy()
+            yield process, registers
 
 
 def test_a_stack_that_can_not_be_read(sleeping: tuple[Process, Registers]) -> None:
@@ -371,18 +377,31 @@ def test_a_return_address_that_nothing_calls_from(sleeping: tuple[Process, Regis
     assert "no call before" in unwound.reason
 
 
-def test_a_stack_that_leads_round_ends(sleeping: tuple[Process, Registers]) -> None:
-    """Frame pointers that lead back down are no stack."""
+@settings(max_examples=60, deadline=timedelta(seconds=5))
+@given(st.randoms(use_true_random=False), st.booleans())
+def test_any_stack_ends(
+    sleeping: tuple[Process, Registers], random: Random, plausible: bool
+) -> None:
+    """Words that lead anywhere, or to where calls do return to: there is an end, and no error."""
     process, registers = sleeping
-    stack = Unwinder(process).unwind(registers, process.read)
-    words = [frame.pc for frame in stack.frames[1:]]
-    sources = itertools.cycle(words)
+    unwinder = Unwinder(process)
+    words = [registers.rsp + 8 * n for n in range(64)]
+    for module in process.modules if plausible else ():
+        text = next(m for m in module.mappings if "x" in m.protection)
+        words += [random.randrange(text.start, text.end) for _ in range(200)]
+        words += [frame.pc for frame in unwinder.unwind(registers, process.read).frames]
 
     def read(address: int, size: int) -> bytes:
-        return b"".join(next(sources).to_bytes(8, "little") for _ in range(size // 8))
+        if not random.randrange(100):
+            raise OSError(14, "not mapped")
+        return b"".join(random.choice(words).to_bytes(8, "little") for _ in range(-(-size // 8)))
 
-    unwound = Unwinder(process).unwind(registers, read, limit=500)
-    assert not unwound.complete or len(unwound.frames) < 500
+    for _ in range(20):
+        fake = FakeRegisters(**{name: random.choice(words) for name in DWARF_REGISTERS})
+        stack = unwinder.unwind(fake, read, limit=300)
+        assert stack.frames[0].pc == fake.rip
+        assert bool(stack.reason) != stack.complete
+        assert len(stack.frames) <= 301
 
 
 def test_a_return_address_of_0_is_not_taken_for_the_end(
