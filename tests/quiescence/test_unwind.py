@@ -296,6 +296,18 @@ def test_eu_stack_finds_the_same(command: list[str]) -> None:
             assert [frame.pc for frame in stack.frames] == theirs[tid]
 
 
+def test_a_leader_that_has_ended() -> None:
+    """Neither gdb nor eu-stack takes such a process."""
+    with running("leaderless") as program:
+        program.expect_progress()
+        stacks = unwind_held(program.pid)
+        with Process(program.pid) as process:
+            begun = [names(process, stack)[-3:] for stack in stacks.values()]
+        assert len(stacks) == 4
+        assert all(stack.complete for stack in stacks.values())
+        assert all(described[0].startswith("run_thread+") for described in begun)
+
+
 # ---- what is refused ----
 
 
