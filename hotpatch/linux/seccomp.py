@@ -80,8 +80,8 @@ def _programs(pid: int, tid: int) -> Iterable[bytes]:
 def _denied(pid: int, what: str) -> Denied:
     return Denied(
         f"process {pid} {what}",
-        "mmap, mprotect, munmap, memfd_create, ftruncate, close and rt_sigreturn have to be "
-        "allowed, and hotpatch needs CAP_SYS_ADMIN to see that they are",
+        "mmap, mprotect, munmap, memfd_create, ftruncate, close, rt_sigtimedwait and rt_sigreturn "
+        "have to be allowed, and hotpatch needs CAP_SYS_ADMIN to see that they are",
         cause="seccomp",
     )
 

@@ -6,6 +6,7 @@
  *   kill-mmap    mmap kills the process
  *   errno-exec   mprotect and mmap with PROT_EXEC fail with EPERM
  *   no-memfd     memfd_create fails with EPERM
+ *   kill-wait    rt_sigtimedwait kills the process
  *   no-clone     clone fails with EPERM
  *   strict       only what this program needs from here on; all else kills the process
  *
@@ -37,6 +38,7 @@
 static struct sock_filter allow[] = {ALLOW};
 static struct sock_filter kill_mmap[] = {LOAD(nr), IF(SYS_mmap), KILL, ALLOW};
 static struct sock_filter no_memfd[] = {LOAD(nr), IF(SYS_memfd_create), FAIL, ALLOW};
+static struct sock_filter kill_wait[] = {LOAD(nr), IF(SYS_rt_sigtimedwait), KILL, ALLOW};
 static struct sock_filter no_clone[] = {LOAD(nr), IF(SYS_clone), FAIL, ALLOW};
 static struct sock_filter errno_exec[] = {
     LOAD(nr),
@@ -73,6 +75,7 @@ static const struct {
 } filters[] = {
     FILTER("allow", allow),       FILTER("kill-mmap", kill_mmap), FILTER("errno-exec", errno_exec),
     FILTER("no-memfd", no_memfd), FILTER("no-clone", no_clone),   FILTER("strict", strict),
+    FILTER("kill-wait", kill_wait),
 };
 #define FILTERS (int)(sizeof filters / sizeof *filters)
 
