@@ -9,13 +9,14 @@ RUN    := .venv/bin/python
 
 # What the demo needs, and what the tests need besides.
 DEMO_PACKAGES := gcc libc6-dev
-TEST_PACKAGES := $(DEMO_PACKAGES) g++ clang musl-tools binutils elfutils redis-server redis-tools
+TEST_PACKAGES := $(DEMO_PACKAGES) g++ clang musl-tools binutils elfutils gdb zsh fish \
+                 redis-server redis-tools
 
 help: ## say this
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
 
 demo: .cache/demo-packages .venv/ready targets ## patch a web server under load, to and fro (15 s)
-	@$(RUN) targets/demo.py
+	@$(RUN) -m targets.demo
 
 test: .cache/test-packages lint targets ## check the sources and run all tests but the long ones
 	$(RUN) -m pytest -m "not sweep"
@@ -30,11 +31,13 @@ sweep: .cache/test-packages .venv/ready targets ## kill the patcher at every sys
 	$(RUN) -m tests.sweeps.kill
 	$(RUN) -m pytest -m sweep
 
-soak: .cache/test-packages .venv/ready targets ## servers under load, patched and reverted 1,000 times
-	HOTPATCH_CYCLES=1000 $(RUN) -m pytest tests/servers
+soak: .cache/test-packages .venv/ready targets ## 1,000 updates and reverts where the tests make 30 or 50
+	HOTPATCH_PAIRS=1000 $(RUN) -m pytest -m "not sweep" tests/servers tests/update
 
 bench: .cache/test-packages .venv/ready targets ## measure pauses and look-ups
-	@for script in bench/*.py; do echo "== $$script"; $(RUN) $$script || exit; done
+	@for name in $(basename $(notdir $(wildcard bench/*.py))); do \
+	    echo "== bench.$$name"; $(RUN) -m bench.$$name || exit; \
+	done
 
 targets: .venv/ready
 	@$(MAKE) -s -C targets HOTPATCH_CFLAGS="$$(.venv/bin/hotpatch cflags)"
@@ -46,6 +49,7 @@ clean: ## remove everything that was made here
 # ---- Setting up ----
 
 .venv/ready: pyproject.toml
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || .ci/packages python3-venv
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --editable '.[dev]'
 	@touch $@

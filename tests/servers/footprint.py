@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from tests.support import proc
 
-CYCLES = int(os.environ.get("HOTPATCH_CYCLES", "50"))
+CYCLES = int(os.environ.get("HOTPATCH_PAIRS", "50"))
 WARM_UP = 3  # cycles after which caches are filled and arenas made
 
 
