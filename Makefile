@@ -9,7 +9,7 @@ RUN    := .venv/bin/python
 
 # What the demo needs, and what the tests need besides.
 DEMO_PACKAGES := gcc libc6-dev
-TEST_PACKAGES := $(DEMO_PACKAGES) g++ clang musl-tools binutils elfutils gdb zsh fish \
+TEST_PACKAGES := $(DEMO_PACKAGES) g++ clang musl-tools binutils elfutils gdb procps zsh fish \
                  redis-server redis-tools
 
 help: ## say this
