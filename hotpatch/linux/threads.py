@@ -35,6 +35,9 @@ _NONE = Registers()
 _clock = time.perf_counter_ns
 _SLOW_NS = 2_000_000
 _STUCK_NS = 200_000_000  # uninterruptible sleep, or a parent in vfork
+_LATE_NS = 2_000_000_000
+
+_late: set[int] = set()  # threads that were asked to stop, and had not when they were to be let go
 _STARVED_NS = 2_000_000_000  # waiting for a processor
 
 
@@ -145,16 +148,24 @@ class Hold:
         for tid in tids:
             if tid in self.threads or tid in self._pending or tid in self._dead:
                 continue
-            try:
-                ptrace.seize(tid)
-            except ProcessLookupError:
-                self._dead.add(tid)
-            except PermissionError:
-                if procfs.state(self.pid, tid) not in "ZX":
-                    raise
-                self._dead.add(tid)
-            else:
+            if self._seize_one(tid):
                 self._pending[tid] = Thread(tid, now)
+            else:
+                self._dead.add(tid)
+
+    def _seize_one(self, tid: int) -> bool:
+        """Seize a thread; return False if it is dead."""
+        try:
+            ptrace.seize(tid)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            if tid in _late:
+                return True
+            if procfs.state(self.pid, tid) not in "ZX":
+                raise
+            return False
+        return True
 
     def _stop_each(self, tids: Iterable[int]) -> None:
         self._seize(tids)
@@ -271,18 +282,30 @@ def wait(tid: int, deadline_ns: int) -> ptrace.Stop | None:
         signal.sigtimedwait(_SIGCHLD, min(left / 1e9, _NAP))
 
 
-def _let_go(tid: int) -> None:
+def _let_go(tid: int, limit_ns: int = _STUCK_NS) -> None:
     """Detach from a thread that was seized and perhaps interrupted, and has not stopped yet.
 
-    PTRACE_DETACH needs a stop, so one is asked for. A thread in uninterruptible sleep is
-    left seized: the kernel detaches it when the patcher ends, and it runs meanwhile. Any other
-    stops as soon as it gets a processor, and then has to be let go: that is waited for.
+    PTRACE_DETACH needs a stop, so one is asked for. A thread in uninterruptible sleep stops when
+    that ends, and has to be let go then: see `let_go_of_late_ones`.
     """
     with contextlib.suppress(OSError):
         ptrace.request(ptrace.INTERRUPT, tid)
-    stop = wait(tid, time.perf_counter_ns() + _STUCK_NS)
-    while stop is None and procfs.state(tid, tid) not in "DZX":
-        stop = wait(tid, time.perf_counter_ns() + _STUCK_NS)
-    if stop is not None and stop.kind != "ended":
+    stop = wait(tid, time.perf_counter_ns() + limit_ns)
+    if stop is None:
+        _late.add(tid)
+        return
+    _late.discard(tid)
+    if stop.kind != "ended":
         with contextlib.suppress(OSError):
             ptrace.request(ptrace.DETACH, tid, None, stop.signal if stop.kind == "signal" else 0)
+
+
+def let_go_of_late_ones() -> None:
+    """Let threads go that did not stop when they were asked to, and so could not be let go.
+
+    To be called when no stop will follow soon. A thread that takes longer still is let go by the
+    next stop of its process, or by the kernel when the patcher ends.
+    """
+    deadline = time.perf_counter_ns() + _LATE_NS
+    for tid in list(_late):
+        _let_go(tid, max(0, deadline - time.perf_counter_ns()))

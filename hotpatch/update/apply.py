@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 
 from hotpatch.errors import HotpatchError, Refused
+from hotpatch.linux.threads import let_go_of_late_ones
 from hotpatch.patch.file import PatchFile
 from hotpatch.process import ledger
 from hotpatch.process.image import Process
@@ -40,6 +41,7 @@ def apply(process: Process, patch: PatchFile, options: Options, force: bool = Fa
         process.refresh()
         return session.result("applied", PatchName(plan.id, plan.name), changes(plan))
     finally:
+        let_go_of_late_ones()
         process.unlock()
 
 

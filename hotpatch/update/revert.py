@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 
 from hotpatch.errors import HotpatchError, Refused, RolledBack
-from hotpatch.linux.threads import Hold
+from hotpatch.linux.threads import Hold, let_go_of_late_ones
 from hotpatch.process import ledger
 from hotpatch.process.image import Process
 from hotpatch.quiescence.ranges import Range
@@ -43,6 +43,7 @@ def revert(process: Process, patch_id: str | None, options: Options) -> Result:
         name = PatchName(patch.record.id, patch.record.name)
         return session.result("reverted", name, functions)
     finally:
+        let_go_of_late_ones()
         process.unlock()
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 
 import hotpatch
+from hotpatch.update import moment
 from tests.support.proc import status_field
 from tests.support.programs import Program, executable, patch, running, wait_until
 from tests.update.cycles import PAIRS, held_us, pairs
@@ -93,7 +94,7 @@ def test_restartable_sequences_lose_no_addition() -> None:
 
 def test_threads_that_do_nothing_but_malloc() -> None:
     with running("mallocs") as program:
-        pairs(program.pid, FEW)
+        pairs(program.pid, PAIRS)
         assert expect_answer(program, 1)["corrupted"] == 0
 
 
@@ -125,6 +126,26 @@ def test_a_thread_that_stays_in_vfork_is_named() -> None:
         with refused("vfork", error=hotpatch.Busy):
             hotpatch.apply(program.pid, patch("answer_2"), timeout=0.2)
         expect_answer(program, 1)
+
+
+@pytest.mark.parametrize("timeout", [0.05, 60])
+def test_a_thread_that_enters_vfork_as_it_is_stopped(
+    timeout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not stop before its child ends: too late for one try, or for all of them."""
+    monkeypatch.setattr(moment, "_in_vfork", lambda *_: ())
+    with running("vforker", "300") as program:
+        wait_until(lambda: bool(program.ask()["in_vfork"]), "a thread in vfork")
+        try:
+            hotpatch.apply(program.pid, patch("answer_2"), timeout=timeout)
+        except hotpatch.Busy as busy:
+            assert "can't be stopped" in busy.reason
+        else:
+            hotpatch.revert(program.pid, timeout=60)
+        assert set(status_field(program.pid, "TracerPid")) == {"0"}
+        seen = program.ask()["vforks"]
+        wait_until(lambda: program.ask()["vforks"] > seen + 1, "the thread works on")
+        assert expect_answer(program, 1)["wrong_status"] == 0
 
 
 @pytest.mark.parametrize("count", [1, 10, 100, 1000])
