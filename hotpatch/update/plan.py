@@ -140,7 +140,10 @@ def _check_build_id(process: Process, name: str | None, wanted: str) -> None:
                 f"{module.path} has build-id {found or 'none'}, the patch is for {wanted}",
                 "make the patch from the sources of the build that runs",
             )
-    raise Refused(f"the patch is for {name}, which process {process.pid} has not loaded")
+    raise Refused(
+        f"the patch is for {name}, which process {process.pid} has not loaded",
+        f"see `grep so /proc/{process.pid}/maps` for what it has",
+    )
 
 
 def _originals(groups: list[list[Site]], gates: list[list[GateCode]]) -> dict[str, int]:
