@@ -35,10 +35,10 @@ _NONE = Registers()
 _clock = time.perf_counter_ns
 _SLOW_NS = 2_000_000
 _STUCK_NS = 200_000_000  # uninterruptible sleep, or a parent in vfork
+_STARVED_NS = 2_000_000_000  # waiting for a processor
 _LATE_NS = 2_000_000_000
 
 _late: set[int] = set()  # threads that were asked to stop, and had not when they were to be let go
-_STARVED_NS = 2_000_000_000  # waiting for a processor
 
 
 class Thread:
@@ -286,11 +286,14 @@ def _let_go(tid: int, limit_ns: int = _STUCK_NS) -> None:
     """Detach from a thread that was seized and perhaps interrupted, and has not stopped yet.
 
     PTRACE_DETACH needs a stop, so one is asked for. A thread in uninterruptible sleep stops when
-    that ends, and has to be let go then: see `let_go_of_late_ones`.
+    that ends, and has to be let go then: see `let_go_of_late_ones`. Any other stops as soon as it
+    gets a processor, and that is waited for.
     """
     with contextlib.suppress(OSError):
         ptrace.request(ptrace.INTERRUPT, tid)
     stop = wait(tid, time.perf_counter_ns() + limit_ns)
+    while stop is None and procfs.state(tid, tid) not in "DZX":
+        stop = wait(tid, time.perf_counter_ns() + _STUCK_NS)
     if stop is None:
         _late.add(tid)
         return
