@@ -19,7 +19,7 @@ from hotpatch.linux import procfs, remote, seccomp
 from hotpatch.linux.restart import Look
 from hotpatch.linux.threads import Hold, Thread, Unstoppable
 from hotpatch.quiescence.stacks import StackMap
-from hotpatch.update.session import Session, no_time
+from hotpatch.update.session import TOO_LONG, Session, no_time
 
 T = TypeVar("T")
 
@@ -52,6 +52,7 @@ def with_borrowed(
     """
     gadgets = session.process.gadgets
     tries = 0
+    reason = "no thread was in a place from which it can be borrowed"
     while True:
         tries += 1
         looks = session.looks()
@@ -64,9 +65,10 @@ def with_borrowed(
                         with remote.Borrowed(thread, session.process.memory, gadgets) as borrowed:
                             return action(borrowed)
             except Unstoppable:
-                continue
+                if session.max_pause_ns is not None:
+                    reason = TOO_LONG
         if not session.wait_before_retry(phase, tries, ()):
-            raise no_time("no thread was in a place from which it can be borrowed", session)
+            raise no_time(reason, session)
 
 
 def candidates(pid: int, looks: dict[int, Look]) -> list[int]:

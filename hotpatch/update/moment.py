@@ -19,7 +19,7 @@ from hotpatch.linux.threads import Hold, Unstoppable
 from hotpatch.quiescence.ranges import Range, Ranges
 from hotpatch.quiescence.stacks import Scanner, StackMap
 from hotpatch.quiescence.verdict import Blocked, unjudged
-from hotpatch.update.session import Session, no_time
+from hotpatch.update.session import TOO_LONG, Session, no_time
 
 T = TypeVar("T")
 
@@ -124,7 +124,7 @@ def _describe(
 def _reason(blockers: tuple[Blocker, ...]) -> str:
     first = blockers[0]
     if first.function == "--max-pause":
-        return "no stop was short enough for --max-pause"
+        return TOO_LONG
     if not first.tid:
         return first.function
     if first.function.startswith("("):

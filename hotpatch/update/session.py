@@ -18,6 +18,8 @@ from hotpatch.quiescence.stacks import StackMap
 from hotpatch.quiescence.verdict import Judge
 from hotpatch.update.result import FunctionChange, PatchName, Progress, Result, StopTime
 
+TOO_LONG = "no stop was short enough for --max-pause"
+
 
 class Options(NamedTuple):
     """Limits of an update: seconds to wait for quiescence, ms to hold the target at most."""
