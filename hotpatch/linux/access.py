@@ -7,6 +7,7 @@ The conditions are those of `__ptrace_may_access` (kernel/ptrace.c), the Yama mo
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from hotpatch.errors import Denied, Gone, Refused
@@ -67,7 +68,7 @@ def open_memory(pid: int) -> Memory:
 def why_denied(pid: int) -> Denied:
     """Return the error for a process that the kernel doesn't let us trace."""
     status = procfs.status(pid)
-    tracer = int(status.get("TracerPid", "0"))
+    tracer = _tracer(pid)
     if tracer:
         return Denied(
             f"process {pid} is traced by process {tracer} ({procfs.command_name(tracer)})",
@@ -101,6 +102,15 @@ def why_denied(pid: int) -> Denied:
         "run hotpatch as root, or give it CAP_SYS_PTRACE",
         cause="capability",
     )
+
+
+def _tracer(pid: int) -> int:
+    """Return the tracer of a process or of a single thread of it, 0 for none."""
+    for tid in (pid, *procfs.threads(pid)):
+        with contextlib.suppress(Gone):
+            if tracer := int(procfs.status(pid, tid).get("TracerPid", "0")):
+                return tracer
+    return 0
 
 
 def _yama_scope() -> str:
