@@ -11,8 +11,8 @@
  *   endless     in serve_forever(), which never returns, and never calls compute()
  *   entry       in sleep_in_entry(), whose first instruction is the system call it sleeps in
  *
- * "enter" sends the thread in and replies when it is there; "leave" lets it out and replies when it
- * has returned (endless, entry and busy are in at once; only entry and busy can be left).
+ * "enter" sends the thread in and replies when it is there, or has returned already, as it does
+ * when patched: then there is nothing to leave. "leave" lets it out and replies when it has returned (endless, entry and busy are in at once; only entry and busy can be left).
  *
  * {"inside":1,"entered":1,"returned":0,"result":0,"tids":[...],"progress":[...],"answers":[...],"answer":1}
  * result: of the last compute() that returned: 1, and 2 when patched. progress: of a thread that is
@@ -207,9 +207,12 @@ static void wait_until(bool (*condition)(void))
     require(condition(), "the thread did not get there");
 }
 
-static bool is_inside(void)
+static long entered_before;
+
+/* In it, or through: a patched compute() returns at once. */
+static bool has_entered(void)
 {
-    return inside > 0;
+    return entered > entered_before && (inside > 0 || returned == entered);
 }
 
 static bool all_returned(void)
@@ -230,8 +233,9 @@ static void enter(void)
         released = false;
         return;
     }
+    entered_before = entered;
     require(write(go[1], "x", 1) == 1, "write");
-    wait_until(is_inside);
+    wait_until(has_entered);
 }
 
 static void leave(void)
