@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from hotpatch.errors import Gone
+from hotpatch.linux.procfs import Mapping
 from hotpatch.linux.threads import Thread
 from hotpatch.process.image import Process
 from hotpatch.quiescence.ranges import Ranges
@@ -61,6 +62,11 @@ class Judge:
             if inside:
                 blocked.append(Blocked(tid, inside, stack.frames))
         return blocked
+
+    def follow(self, mappings: Sequence[Mapping]) -> None:
+        """Take notice of a newer memory map: code may have come and gone."""
+        if self._unwinder is not None:
+            self._unwinder.follow(mappings)
 
     def learn(self, threads: Iterable[Thread]) -> None:
         """Unwind threads that run again, to know the code that they were in.

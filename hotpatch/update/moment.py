@@ -69,9 +69,11 @@ def _attempt(
     unstoppable = _in_vfork(session, looks)
     if unstoppable:
         return None, unstoppable
-    stacks = session.stacks = StackMap(process.pid, procfs.mappings(process.pid))
+    mappings = procfs.mappings(process.pid)
+    stacks = session.stacks = StackMap(process.pid, mappings)
     scanner = Scanner(process.memory, stacks, forbidden)
     judge = session.judge
+    judge.follow(mappings)
     try:
         with session.hold(phase, looks, observer=scanner.add) as hold:
             threads = dict(hold.threads)
