@@ -52,6 +52,11 @@ class Survey(NamedTuple):
         return sum(area.anonymous - area.huge for area in self.private)
 
     @property
+    def size(self) -> int:
+        """Return how much private memory there is, in bytes."""
+        return sum(area.anonymous for area in self.private)
+
+    @property
     def pieces_apart(self) -> list[tuple[int, int]]:
         """Return (address, size) of each area apart."""
         return [(area.start, area.end - area.start) for area in self.apart]

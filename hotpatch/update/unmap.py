@@ -22,7 +22,7 @@ from functools import partial
 
 from hotpatch.arch import syscalls
 from hotpatch.errors import Busy, Denied
-from hotpatch.linux import procfs
+from hotpatch.linux import procfs, room
 from hotpatch.linux.remote import Borrowed
 from hotpatch.linux.snapshot import Lost
 from hotpatch.process import ledger
@@ -41,6 +41,7 @@ _MOST_NS_A_THREAD = 20_000  # about what stopping one costs anyway
 _FLOOR_NS, _NS_A_MB, _NS_AN_AREA = 500_000, 35_000, 8_000  # of fork(2), on a slow machine
 _MOST_APART = 1 << 20
 _MOST_SPACE = 1 << 40  # sanitizers map more
+_MARGIN = 16 << 20
 
 
 class _Kept(Exception):
@@ -136,6 +137,7 @@ def _survey(session: Session, spans: list[Span]) -> Survey:
             f"(of {largest.path or 'no file'} and other mappings)"
         )
     _expect_short(session, survey)
+    _expect_room(session, survey)
     return survey
 
 
@@ -150,6 +152,19 @@ def _expect_short(session: Session, survey: Survey) -> None:
         raise _Kept(
             f"to search its {survey.small_pages >> 20} MB the target would have to be held for "
             f"about {-(-expected // 1_000_000)} ms (--max-pause may allow it)"
+        )
+
+
+def _expect_room(session: Session, survey: Survey) -> None:
+    """Raise _Kept where copies of all pages that the target writes to could be too much for it.
+
+    It would be the target that is killed for want of memory.
+    """
+    left = room.memory_left(session.process.pid)
+    if survey.size + _MARGIN > left:
+        raise _Kept(
+            f"a snapshot of its {survey.size >> 20} MB might take all of the {left >> 20} MB "
+            "of memory that are left"
         )
 
 
