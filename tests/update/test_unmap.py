@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import pytest
 
 import hotpatch
 from hotpatch.arch import syscalls
+from hotpatch.linux import room
 from hotpatch.patch.file import PatchFile
 from hotpatch.process import ledger
 from hotpatch.process.image import Process
@@ -185,6 +186,19 @@ def test_target_that_may_not_clone_keeps_the_patch() -> None:
         expect_answer(program, 1)
 
 
+def test_target_that_may_have_no_more_processes_keeps_the_patch() -> None:
+    as_somebody = ["setpriv", "--reuid", "65533", "--regid", "65533", "--clear-groups"]
+    if subprocess.run([*as_somebody, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("root may start any number")
+    limited = ["prlimit", "--nproc=3:3", executable("mallocs"), "2"]
+    with started([*as_somebody, *limited]) as program:
+        hotpatch.apply(program.pid, patch("answer_2"))
+        (why,) = hotpatch.revert(program.pid).warnings
+        assert f"can't make a child to be searched ({os.strerror(errno.EAGAIN)})" in why
+        expect_clean(program, header_count=1)
+        expect_answer(program, 1)
+
+
 def test_target_that_is_too_large_for_a_short_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     with running("mallocs") as program:
         hotpatch.apply(program.pid, patch("answer_2"))
@@ -194,6 +208,17 @@ def test_target_that_is_too_large_for_a_short_stop(monkeypatch: pytest.MonkeyPat
             assert "would have to be held for about" in why
             (why,) = hotpatch.apply(program.pid, patch("answer_3")).warnings
             assert "--max-pause" in why
+        revert_cleanly(program)
+
+
+def test_snapshot_never_takes_the_last_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running("mallocs") as program:
+        hotpatch.apply(program.pid, patch("answer_2"))
+        with monkeypatch.context() as patched:
+            patched.setattr(room, "memory_left", lambda _: 17 << 20)
+            (why,) = hotpatch.revert(program.pid).warnings
+            assert "might take all of the 17 MB of memory that are left" in why
+        hotpatch.apply(program.pid, patch("answer_3"))
         revert_cleanly(program)
 
 
@@ -314,40 +339,48 @@ def test_children_of_the_program_are_left_to_it() -> None:
         assert program.ask("reap")["status"] == 7
 
 
-def revert_killed(pid: int, point: int) -> tuple[int, bool]:
-    """Run a revert, killed at a call; return how many calls it made, and whether it was killed."""
-    command = [tool("killat"), "--from", "process_vm_readv", str(point), "--"]
-    command += [sys.executable, "-m", "hotpatch", "revert", str(pid)]
+MARKED_REVERT = """
+import os, sys, hotpatch
+from hotpatch.update import unmap
+begin = unmap._unmap
+unmap._unmap = lambda *arguments: (os.getppid(), begin(*arguments))
+hotpatch.revert(int(sys.argv[1]))
+"""
+
+
+def revert_killed(pid: int, point: int) -> tuple[int, str | None]:
+    """Run a revert, killed at a call of the unmapping, counted from 1; 0 lets it live.
+
+    Returns how many it made and the name of the one at which it was killed.
+    """
+    command = [tool("killat"), "--from", "getppid", str(point), "--"]
+    command += [sys.executable, "-c", MARKED_REVERT, str(pid)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     outcome = json.loads(done.stderr.splitlines()[-1])
-    return outcome["calls"], outcome["killed_at"] is not None
+    return outcome["calls"], outcome["killed_at"]
 
 
-def sweep(points: Callable[[int, int], range]) -> None:
-    """Kill reverts at some of the calls that they make to unmap; judge the target after each."""
+def sweep(step: int) -> None:
+    """Kill reverts at every `step`-th call that they make to unmap; judge the target after each."""
     with running("mallocs") as program:
-        hotpatch.apply(program.pid, patch("answer_2"))
-        calls, _ = revert_killed(program.pid, 0)
-        for point in points(calls // 2, calls + 20):
+        point, killed_at = 1, ""
+        while killed_at is not None:
             hotpatch.apply(program.pid, patch("answer_2"))
-            revert_killed(program.pid, point)
+            _, killed_at = revert_killed(program.pid, point)
             program.expect_progress()
-            with hotpatch.Target(program.pid) as target:
-                applied = [p for p in target.patches() if p.switch == ledger.ON]
-            if applied:
-                hotpatch.revert(program.pid)
             hotpatch.apply(program.pid, patch("answer_3"))
             assert children(program.pid) == []
             expect_answer(program, 3)
             revert_cleanly(program)
+            point += step
         assert set(status_field(program.pid, "TracerPid")) == {"0"}
         assert program.ask()["corrupted"] == 0
 
 
 def test_death_while_unmapping() -> None:
-    sweep(lambda first, last: range(last, first, -61))
+    sweep(41)
 
 
 @pytest.mark.sweep
 def test_death_at_every_call_while_unmapping() -> None:
-    sweep(lambda first, last: range(last, first, -1))
+    sweep(1)
