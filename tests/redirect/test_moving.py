@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from hotpatch.arch.disassembler import decode, rip_operand
@@ -149,7 +149,7 @@ RIP_FORM = st.tuples(
 ).map(lambda t: bytes.fromhex(t[0]) + bytes([t[1], t[2] << 3 | 5]) + t[3])  # fmt: skip
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(RIP_FORM, st.integers(-(1 << 20), 1 << 20))
 def test_any_operand_relative_to_rip_is_corrected(data: bytes, distance: int) -> None:
     instructions = decode(data, HERE, 1)
