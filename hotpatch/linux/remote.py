@@ -23,6 +23,7 @@ from hotpatch.linux.memory import Memory
 from hotpatch.linux.threads import Thread, wait
 
 _BLOCK_ALL = (1 << 64) - 1
+_BLOCKABLE = _BLOCK_ALL & ~(1 << 8 | 1 << 18)  # all but SIGKILL and SIGSTOP
 _DIRECTION_FLAG = 1 << 10
 _LIMIT_NS = 2_000_000_000
 _FIRST_NAP_NS = 30_000  # about what mapping a region takes
@@ -148,6 +149,7 @@ class Borrowed:
             now = time.perf_counter_ns()
             if now > deadline:
                 self._interrupt()
+                self._sent = not self._is_home()
                 raise Overdue(self._current())
             stop = wait(tid, now + nap)
             if stop is None:
@@ -159,6 +161,15 @@ class Borrowed:
                 continue
             signal = self._passed_on(stop)
             ptrace.request(ptrace.CONT, tid, None, signal)
+
+    def _is_home(self) -> bool:
+        """Say whether the thread has brought itself home, as we came too late to its cue.
+
+        Its signals are then its own again, and its registers must be left alone. (Of a thread that
+        blocks all signals anyway this can't be told; code of a patch that changes its signal mask
+        is left to come to its end by itself.)
+        """
+        return ptrace.get_sigmask(self._thread.tid) & _BLOCKABLE != _BLOCKABLE
 
     def _current(self) -> Registers:
         registers = Registers()
