@@ -4,14 +4,11 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import signal
 import struct
 import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -25,71 +22,22 @@ from hotpatch.quiescence import references
 from hotpatch.update import programs, stage, unmap
 from hotpatch.update.borrow import with_borrowed
 from hotpatch.update.plan import make_plan
-from hotpatch.update.result import Result
 from hotpatch.update.session import Options, Session
-from tests.support.proc import descriptors, maps, status_field, threads
-from tests.support.programs import (
-    ROOT,
-    Program,
-    executable,
-    patch,
-    running,
-    started,
-    tool,
-    wait_until,
-)
+from tests.support.proc import descriptors
+from tests.support.programs import executable, patch, running, started, wait_until
 from tests.update.cycles import pairs
 from tests.update.judging import expect_answer, regions
+from tests.update.leftovers import (
+    TOO_LOADED,
+    children,
+    code_without_file,
+    complaints,
+    expect_clean,
+    revert_cleanly,
+    state,
+)
 
 STILL_MOVING = ("thread(s) stayed in", "vector register")
-TOO_LOADED = "can't be stopped (state R)"  # a thread had to wait for a processor for too long
-
-
-def children(pid: int) -> list[int]:
-    """The children of a process, zombies too."""
-    found = []
-    for tid in threads(pid):
-        text = Path(f"/proc/{pid}/task/{tid}/children").read_text(encoding="ascii")
-        found += [int(child) for child in text.split()]
-    return found
-
-
-def state(pid: int) -> str:
-    """The state letter of a process, "" when it is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
-
-
-def code_without_file(pid: int) -> list[tuple[int, int]]:
-    """Executable memory of no file: hotpatch's, if its header is gone."""
-    return [(m.start, m.end) for m in maps(pid) if "x" in m.permissions and not m.path]
-
-
-def complaints(result: Result) -> list[str]:
-    """The warnings of a result, but for what a loaded machine brings about."""
-    return [warning for warning in result.warnings if TOO_LOADED not in warning]
-
-
-def revert_cleanly(program: Program) -> None:
-    """Revert, and check that nothing of hotpatch is left; on a loaded machine, at a later try."""
-    result = hotpatch.revert(program.pid)
-    assert complaints(result) == []
-    for _ in range(10):
-        if not result.warnings:
-            break
-        hotpatch.apply(program.pid, patch("answer_2"))
-        result = hotpatch.revert(program.pid)
-    expect_clean(program)
-
-
-def expect_clean(program: Program, header_count: int = 0) -> None:
-    """Check that nothing of hotpatch is left in a process: memory, children."""
-    assert len(regions(program.pid)) == header_count
-    assert children(program.pid) == []
-    if not header_count:
-        assert code_without_file(program.pid) == []
 
 
 def why_kept(pid: int) -> str:
@@ -288,33 +236,6 @@ def test_program_fits_where_destructors_are_called_from() -> None:
         assert len(programs.program("snapshot.S", call, uses_fpu=False)[1]) <= room
 
 
-# ---- death of the patcher ----
-
-DIES_SEARCHING = """
-import os, sys, hotpatch
-from hotpatch.update import snapshot
-snapshot.look_through = lambda *_: os.kill(os.getpid(), 9)
-hotpatch.revert(int(sys.argv[1]))
-"""
-
-
-def die_searching(pid: int) -> None:
-    """Have a patcher revert, and die when it has just taken its snapshot."""
-    done = subprocess.run([sys.executable, "-c", DIES_SEARCHING, str(pid)], cwd=ROOT, check=False)
-    assert done.returncode == -signal.SIGKILL
-
-
-def test_next_patcher_reaps_what_a_dead_one_left() -> None:
-    with running("mallocs") as program:
-        hotpatch.apply(program.pid, patch("answer_2"))
-        die_searching(program.pid)
-        (child,) = children(program.pid)
-        wait_until(lambda: state(child) == "Z", "the snapshot ends by itself")
-        expect_answer(program, 1)
-        assert complaints(hotpatch.apply(program.pid, patch("answer_3"))) == []
-        revert_cleanly(program)
-
-
 def header(pid: int) -> int:
     """The address of the only patch."""
     (region,) = regions(pid)
@@ -337,50 +258,3 @@ def test_children_of_the_program_are_left_to_it() -> None:
         hotpatch.revert(program.pid)
         assert children(program.pid) == [child]
         assert program.ask("reap")["status"] == 7
-
-
-MARKED_REVERT = """
-import os, sys, hotpatch
-from hotpatch.update import unmap
-begin = unmap._unmap
-unmap._unmap = lambda *arguments: (os.getppid(), begin(*arguments))
-hotpatch.revert(int(sys.argv[1]))
-"""
-
-
-def revert_killed(pid: int, point: int) -> tuple[int, str | None]:
-    """Run a revert, killed at a call of the unmapping, counted from 1; 0 lets it live.
-
-    Returns how many it made and the name of the one at which it was killed.
-    """
-    command = [tool("killat"), "--from", "getppid", str(point), "--"]
-    command += [sys.executable, "-c", MARKED_REVERT, str(pid)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    outcome = json.loads(done.stderr.splitlines()[-1])
-    return outcome["calls"], outcome["killed_at"]
-
-
-def sweep(step: int) -> None:
-    """Kill reverts at every `step`-th call that they make to unmap; judge the target after each."""
-    with running("mallocs") as program:
-        point, killed_at = 1, ""
-        while killed_at is not None:
-            hotpatch.apply(program.pid, patch("answer_2"))
-            _, killed_at = revert_killed(program.pid, point)
-            program.expect_progress()
-            hotpatch.apply(program.pid, patch("answer_3"))
-            assert children(program.pid) == []
-            expect_answer(program, 3)
-            revert_cleanly(program)
-            point += step
-        assert set(status_field(program.pid, "TracerPid")) == {"0"}
-        assert program.ask()["corrupted"] == 0
-
-
-def test_death_while_unmapping() -> None:
-    sweep(41)
-
-
-@pytest.mark.sweep
-def test_death_at_every_call_while_unmapping() -> None:
-    sweep(1)
