@@ -192,15 +192,18 @@ def sleep(pid: int, tid: int) -> Sleep | None:
 
 
 def scheduling(pid: int, tid: int) -> Scheduling | None:
-    """Return the scheduler's record of a thread, None on a kernel that doesn't show it."""
+    """Return the scheduler's record of a thread, None on a kernel that doesn't show it.
+
+    None as well for a thread that ran while it was read: its parts would not fit each other.
+    """
+    slices = timeslices(pid, tid)
     try:
         text = read(f"/proc/{pid}/task/{tid}/sched")
         stat = read(f"/proc/{pid}/task/{tid}/stat")
     except OSError:
         return None
     at = text.find(b"se.exec_start")
-    slices = timeslices(pid, tid)
-    if at < 0 or slices is None:
+    if at < 0 or slices is None or timeslices(pid, tid) != slices:
         return None
     milliseconds = text[text.index(b":", at) + 1 : text.index(b"\n", at)].strip()
     processor = int(stat[stat.rindex(b")") + 2 :].split()[36])

@@ -32,6 +32,7 @@ import zlib
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from hotpatch.errors import Refused
 from hotpatch.linux.memory import Memory
 from hotpatch.linux.procfs import Mapping
 
@@ -196,7 +197,9 @@ def find(mappings: Iterable[Mapping], memory: Memory) -> tuple[list[Entry], list
                 rest.append(Remnant(mapping.start, mapping.end - mapping.start))
             continue
         size = min(mapping.end - mapping.start, _LARGEST)
-        entry = decode(mapping.start, memory.read(mapping.start, size))
+        content = memory.read(mapping.start, size)
+        _check_format(content)
+        entry = decode(mapping.start, content)
         if entry is None:
             rest.append(Remnant(mapping.start, _region_size(mapping)))
         else:
@@ -206,6 +209,16 @@ def find(mappings: Iterable[Mapping], memory: Memory) -> tuple[list[Entry], list
     claimed = {address for entry in patches for address, _ in entry.record.regions}
     orphans = [Remnant(e.address, _size_of(e)) for e in entries if e.address not in claimed]
     return patches, orphans + [remnant for remnant in rest if remnant.address not in claimed]
+
+
+def _check_format(content: bytes) -> None:
+    """Refuse to touch what another version of hotpatch has recorded: it may well be in force."""
+    if content.startswith(MAGIC) and _HEADER.unpack_from(content)[1] != FORMAT:
+        raise Refused(
+            f"another version of hotpatch has patched the process (ledger format "
+            f"{_HEADER.unpack_from(content)[1]}, this one knows {FORMAT})",
+            "use that version to list and revert its patches",
+        )
 
 
 def _size_of(entry: Entry) -> int:

@@ -19,9 +19,9 @@ from typing import NamedTuple
 
 from hotpatch.arch import syscalls
 from hotpatch.arch.registers import signed
-from hotpatch.errors import HotpatchError, Refused
+from hotpatch.errors import Busy, HotpatchError, Refused
 from hotpatch.linux.memory import Memory
-from hotpatch.linux.remote import Borrowed, Program
+from hotpatch.linux.remote import Borrowed, Overdue, Program
 from hotpatch.process import ledger
 from hotpatch.process.image import Process
 from hotpatch.update.borrow import with_borrowed
@@ -99,14 +99,20 @@ def _map(memory: Memory, region: Region, furniture: _Furniture, borrowed: Borrow
 
 def _furnish(borrowed: Borrowed, region: Region, furniture: _Furniture, flags: int) -> int:
     """Run the program; return 0, or the negative error number of the call that failed."""
-    registers = borrowed.run(
-        furniture.program,
-        rdi=furniture.name,
-        rsi=flags,
-        r12=region.address,
-        r14=region.header_size,
-        r15=furniture.table,
-    )
+    try:
+        registers = borrowed.run(
+            furniture.program,
+            rdi=furniture.name,
+            rsi=flags,
+            r12=region.address,
+            r14=region.header_size,
+            r15=furniture.table,
+        )
+    except Overdue:
+        raise Busy(
+            "the machine is too busy: a borrowed thread was not attended to in time",
+            "nothing was changed; try again",
+        ) from None
     return signed(registers.rbx)
 
 

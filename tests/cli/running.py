@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from hotpatch.process.image import Process
 from tests.support.proc import maps
 from tests.support.programs import ROOT, Program, wait_until
 
@@ -91,5 +92,10 @@ def regions(pid: int) -> list[int]:
 
 
 def wait_until_staged(program: Program) -> None:
-    """Wait until a patcher at work has put its patch into a program."""
-    wait_until(lambda: bool(regions(program.pid)), "the patch is staged")
+    """Wait until a patcher at work has put its patch into a program, the record last."""
+
+    def recorded() -> bool:
+        with Process(program.pid) as process:
+            return bool(process.patches)
+
+    wait_until(recorded, "the patch is staged")
