@@ -206,8 +206,9 @@ def scheduling(pid: int, tid: int) -> Scheduling | None:
     if at < 0 or slices is None or timeslices(pid, tid) != slices:
         return None
     milliseconds = text[text.index(b":", at) + 1 : text.index(b"\n", at)].strip()
+    exec_start = int(milliseconds.replace(b".", b""))
     processor = int(stat[stat.rindex(b")") + 2 :].split()[36])
-    return Scheduling(int(milliseconds.replace(b".", b"")), processor, slices)
+    return Scheduling(exec_start, processor, slices) if exec_start else None  # 0: just migrated
 
 
 def timeslices(pid: int, tid: int) -> int | None:

@@ -81,8 +81,8 @@ def _clock_offset(processor: int) -> int | None:
         return None
     try:
         os.sched_yield()
-        now = time.perf_counter_ns()
         own = procfs.scheduling(os.getpid(), threading.get_native_id())
+        now = time.perf_counter_ns()  # not before: a clock that seems slow makes calls end late
     finally:
         os.sched_setaffinity(0, allowed)
     return None if own is None or own.processor != processor else now - own.exec_start
