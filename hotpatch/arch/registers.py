@@ -79,6 +79,9 @@ class Registers(ctypes.Structure):
 
 
 SIZE = ctypes.sizeof(Registers)
+COUNT = len(_NAMES)
+NUMBER = {name: number for number, name in enumerate(_NAMES)}
+"""Which of the words of `Registers` a register is."""
 NO_SYSCALL = (1 << 64) - 1
 
 

@@ -30,28 +30,30 @@ _ESRCH = 3
 class Buffer:
     """Memory of ours that is filled and searched again and again: fresh pages cost more.
 
-    Its content begins at `address`, which is `data[start]`. The address is 6 modulo 8, so that
-    bytes 2 to 5 of each 8-byte word of the content are an aligned 32-bit word: what vector
-    instructions compare.
+    Its content begins at `address`, which is `data[start]`, and lies so that in each of its 8-byte
+    words the four bytes from number `lane` on are an aligned 32-bit word: what vector instructions
+    compare. `words` is the content as 64-bit words.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, lane: int = 0) -> None:
         """Make room for `size` bytes."""
         self.size = -(-size // 8) * 8
+        self.lane = lane
         self.data = bytearray(self.size + 16)
         self._pinned = (ctypes.c_char * len(self.data)).from_buffer(self.data)
         base = ctypes.addressof(self._pinned)
-        self.start = (6 - base) % 8
+        self.start = (-lane - base) % 8
         self.address = base + self.start
-
-    def word(self, offset: int) -> int:
-        """Return the 8-byte word at an offset of the content."""
-        at = self.start + offset
-        return int.from_bytes(self.data[at : at + 8], "little")
+        self.words = memoryview(self.data)[self.start : self.start + self.size].cast("Q")
 
     def content(self, offset: int, size: int) -> bytearray:
         """Return a part of the content."""
         return self.data[self.start + offset : self.start + offset + size]
+
+    def put(self, offset: int, content: bytes | bytearray | memoryview) -> None:
+        """Overwrite a part of the content."""
+        at = self.start + offset
+        self.data[at : at + len(content)] = content
 
 
 class Memory:
@@ -83,12 +85,13 @@ class Memory:
             raise OSError(14, f"{size} bytes at {address:#x} can't be read in process {self.pid}")
         return buffer.raw
 
-    def read_many(self, pieces: Sequence[tuple[int, int]], into: Buffer) -> int:
+    def read_many(self, pieces: Sequence[tuple[int, int]], into: Buffer, offset: int = 0) -> int:
         """Read (address, size) pieces one behind the other; return how many bytes came.
 
-        It stops short at the first piece that is not wholly mapped. `into` must have the room.
+        It stops short at the first piece that is not wholly mapped. `into` must have the room,
+        from `offset` on.
         """
-        start = into.address
+        start = into.address + offset
         done = 0
         for first in range(0, len(pieces), _IOV_MAX):
             part = pieces[first : first + _IOV_MAX]
@@ -110,10 +113,8 @@ class Memory:
         at = 0
         for address, size in pieces:
             if self._readv(((address, size),), into.address + at, size) != size:
-                here = into.start + at
-                into.data[here : here + size] = b"".join(
-                    self._page(page) for page in range(address, address + size, _PAGE)
-                )
+                pages = range(address, address + size, _PAGE)
+                into.put(at, b"".join(self._page(page) for page in pages))
             at += size
 
     def _page(self, address: int) -> bytes:

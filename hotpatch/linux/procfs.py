@@ -170,6 +170,16 @@ def status(pid: int, tid: int | None = None) -> dict[str, str]:
     return {key: value.strip() for key, _, value in lines}
 
 
+def seccomp_mode(pid: int, tid: int) -> str:
+    """Return a thread's mode of seccomp: "0" none, "1" strict, "2" filters; quicker than status."""
+    try:
+        text = read(f"/proc/{pid}/task/{tid}/status")
+    except (FileNotFoundError, ProcessLookupError):
+        raise Gone(f"thread {tid} of process {pid} ended") from None
+    _, found, rest = text.partition(b"\nSeccomp:\t")
+    return rest[:1].decode() if found else "0"
+
+
 def command_name(pid: int, tid: int | None = None) -> str:
     """Return the name of a process or thread, "?" where it is gone."""
     try:
@@ -191,19 +201,20 @@ def sleep(pid: int, tid: int) -> Sleep | None:
     return Sleep(int(fields[0]), tuple(words[:6]), words[6], words[7])
 
 
-def scheduling(pid: int, tid: int) -> Scheduling | None:
+def scheduling(pid: int, tid: int, schedstat: int) -> Scheduling | None:
     """Return the scheduler's record of a thread, None on a kernel that doesn't show it.
 
-    None as well for a thread that ran while it was read: its parts would not fit each other.
+    `schedstat` is what `open_schedstat` returned for the thread. None as well for a thread that ran
+    while it was read: its parts would not fit each other.
     """
-    slices = timeslices(pid, tid)
+    slices = timeslices(schedstat)
     try:
         text = read(f"/proc/{pid}/task/{tid}/sched")
         stat = read(f"/proc/{pid}/task/{tid}/stat")
     except OSError:
         return None
     at = text.find(b"se.exec_start")
-    if at < 0 or slices is None or timeslices(pid, tid) != slices:
+    if at < 0 or slices is None or timeslices(schedstat) != slices:
         return None
     milliseconds = text[text.index(b":", at) + 1 : text.index(b"\n", at)].strip()
     exec_start = int(milliseconds.replace(b".", b""))
@@ -211,10 +222,21 @@ def scheduling(pid: int, tid: int) -> Scheduling | None:
     return Scheduling(exec_start, processor, slices) if exec_start else None  # 0: just migrated
 
 
-def timeslices(pid: int, tid: int) -> int | None:
-    """Return how often a thread was put on a processor (/proc/PID/task/TID/schedstat)."""
+def open_schedstat(pid: int, tid: int) -> int | None:
+    """Return a descriptor of /proc/PID/task/TID/schedstat, None where there is none.
+
+    Opening it takes four times as long as reading it.
+    """
     try:
-        return int(read(f"/proc/{pid}/task/{tid}/schedstat").split()[2])
+        return os.open(f"/proc/{pid}/task/{tid}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+
+
+def timeslices(schedstat: int) -> int | None:
+    """Return how often a thread was put on a processor; None where it has ended."""
+    try:
+        return int(os.pread(schedstat, 128, 0).split()[2])
     except (OSError, IndexError):
         return None
 

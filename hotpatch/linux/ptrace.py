@@ -35,11 +35,14 @@ EVENT_STOP = 128
 WALL = 0x40000000
 NT_X86_XSTATE = 0x202
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_ptrace = _libc.ptrace
+
+_ptrace = ctypes.CDLL(None, use_errno=True).ptrace
 _ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
 _ptrace.restype = ctypes.c_long
 _SIGSET_SIZE = 8
+
+
+_xstate = ctypes.create_string_buffer(16384)  # with AMX tiles it has 11 KiB
 
 
 class _IoVec(ctypes.Structure):
@@ -82,10 +85,6 @@ def decode(status: int) -> Stop:
     return Stop("signal", signal)
 
 
-raw_request = _ptrace
-"""The system call itself, (request, tid, address, data): negative for an error."""
-
-
 def request(number: int, tid: int, address: int | None = None, data: object = None) -> int:
     """Make one request; raise the OSError that the kernel answers with."""
     result: int = _ptrace(number, tid, address, data)
@@ -112,10 +111,9 @@ def set_registers(tid: int, registers: Registers) -> None:
 
 def get_xstate(tid: int) -> bytes:
     """Return the XSAVE area (standard format) of a stopped thread."""
-    buffer = ctypes.create_string_buffer(16384)  # with AMX tiles it has 11 KiB
-    vector = _IoVec(ctypes.addressof(buffer), len(buffer))
+    vector = _IoVec(ctypes.addressof(_xstate), len(_xstate))
     request(GETREGSET, tid, NT_X86_XSTATE, ctypes.addressof(vector))
-    return buffer.raw[: vector.len]
+    return ctypes.string_at(_xstate, vector.len)
 
 
 def set_xstate(tid: int, xstate: bytes) -> None:

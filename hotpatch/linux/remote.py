@@ -20,7 +20,7 @@ from hotpatch.arch.registers import Registers
 from hotpatch.errors import Gone, HotpatchError
 from hotpatch.linux import procfs, ptrace
 from hotpatch.linux.memory import Memory
-from hotpatch.linux.threads import Thread, wait
+from hotpatch.linux.threads import Thread, interrupt_again, wait
 
 _BLOCK_ALL = (1 << 64) - 1
 _BLOCKABLE = _BLOCK_ALL & ~(1 << 8 | 1 << 18)  # all but SIGKILL and SIGSTOP
@@ -232,7 +232,7 @@ class Borrowed:
             if stop is not None and stop.kind in ("event", "ended"):
                 return
             if stop is not None:
-                ptrace.request(ptrace.CONT, self._thread.tid)
+                interrupt_again(self._thread.tid, self._passed_on(stop))
 
     def give_back(self) -> None:
         """Put the thread's own state back; the stop it is in then ends as any other.

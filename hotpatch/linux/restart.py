@@ -19,54 +19,87 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from hotpatch.arch import registers as arch
 from hotpatch.arch import syscalls
 from hotpatch.arch.sigframe import RED_ZONE
-from hotpatch.linux import procfs, ptrace
+from hotpatch.linux import procfs
 from hotpatch.linux.memory import Memory
-from hotpatch.linux.threads import Thread
+from hotpatch.linux.threads import Batch
 
 _NS = 1_000_000_000
+_EINTR, _ERESTARTNOHAND = (arch.unsigned(-code) for code in (arch.EINTR, arch.ERESTARTNOHAND))
+_MOST_OPEN = 500  # descriptors; more threads in such calls count as having begun to wait just now
 _STACK_GAP = 8192  # more than a signal frame: see Restarter._write_timespec
 
 
 class Look(NamedTuple):
     """A thread as it slept shortly before a stop.
 
-    For calls with a timeout, `since_ns` is when it went to sleep, in time.perf_counter_ns, and
-    `timeslices` how often it had been on a processor by then; both None where that isn't known.
+    For calls with a timeout, `since_ns` is when it went to sleep, in time.perf_counter_ns,
+    `timeslices` how often it had been on a processor by then, and `schedstat` the descriptor that
+    tells that again (procfs.open_schedstat); all None where that isn't known.
     """
 
     sleep: procfs.Sleep
-    since_ns: int | None
-    timeslices: int | None
+    since_ns: int | None = None
+    timeslices: int | None = None
+    schedstat: int | None = None
 
 
-def look(pid: int, tids: list[int]) -> dict[int, Look]:
-    """Return what the sleeping ones of some threads sleep in, without stopping them."""
-    found = {}
-    clocks: dict[int, int | None] = {}
-    for tid in tids:
-        sleep = procfs.sleep(pid, tid)
-        if sleep is not None:
-            timed = syscalls.INTERRUPTED_BY_STOP.get(sleep.number, syscalls.NO_TIMEOUT).unit
-            found[tid] = _timed(pid, tid, sleep, clocks) if timed else Look(sleep, None, None)
-    return found
+class Looks(dict[int, Look]):
+    """What the sleeping ones of some threads sleep in, without stopping them; by thread id.
 
+    A context, at whose end descriptors are closed.
+    """
 
-def _timed(pid: int, tid: int, sleep: procfs.Sleep, clocks: dict[int, int | None]) -> Look:
-    record = procfs.scheduling(pid, tid)
-    if record is None:
-        return Look(sleep, None, None)
-    processor = record.processor
-    if processor not in clocks:
-        clocks[processor] = _clock_offset(processor)
-    offset = clocks[processor]
-    since = None if offset is None else record.exec_start + offset
-    return Look(sleep, since, record.timeslices)
+    def __init__(self, pid: int, tids: Iterable[int]) -> None:
+        """Look at threads of process `pid`."""
+        super().__init__()
+        self._pid = pid
+        self._clocks: dict[int, int | None] = {}
+        self._open = 0
+        try:
+            for tid in tids:
+                if (sleep := procfs.sleep(pid, tid)) is not None:
+                    self[tid] = self._look(tid, sleep)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Looks:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close descriptors."""
+        self.close()
+
+    def close(self) -> None:
+        """Close descriptors; what was seen stays."""
+        for tid, look in self.items():
+            if look.schedstat is not None:
+                os.close(look.schedstat)
+                self[tid] = look._replace(schedstat=None)
+
+    def _look(self, tid: int, sleep: procfs.Sleep) -> Look:
+        if not syscalls.INTERRUPTED_BY_STOP.get(sleep.number, syscalls.NO_TIMEOUT).unit:
+            return Look(sleep)
+        schedstat = procfs.open_schedstat(self._pid, tid) if self._open < _MOST_OPEN else None
+        if schedstat is None:
+            return Look(sleep)
+        record = procfs.scheduling(self._pid, tid, schedstat)
+        if record is None:
+            os.close(schedstat)
+            return Look(sleep)
+        self._open += 1
+        if record.processor not in self._clocks:
+            self._clocks[record.processor] = _clock_offset(record.processor)
+        offset = self._clocks[record.processor]
+        since = None if offset is None else record.exec_start + offset
+        return Look(sleep, since, record.timeslices, schedstat)
 
 
 def _clock_offset(processor: int) -> int | None:
@@ -81,11 +114,39 @@ def _clock_offset(processor: int) -> int | None:
         return None
     try:
         os.sched_yield()
-        own = procfs.scheduling(os.getpid(), threading.get_native_id())
+        own = _own_scheduling()
         now = time.perf_counter_ns()  # not before: a clock that seems slow makes calls end late
     finally:
         os.sched_setaffinity(0, allowed)
     return None if own is None or own.processor != processor else now - own.exec_start
+
+
+def _own_scheduling() -> procfs.Scheduling | None:
+    pid, tid = os.getpid(), threading.get_native_id()
+    schedstat = procfs.open_schedstat(pid, tid)
+    if schedstat is None:
+        return None
+    try:
+        return procfs.scheduling(pid, tid, schedstat)
+    finally:
+        os.close(schedstat)
+
+
+class _State:
+    """The registers of one thread of a batch, by name, as they are in its buffer."""
+
+    __slots__ = ("_first", "_words", "tid")
+
+    def __init__(self, batch: Batch, index: int) -> None:
+        self.tid = batch.threads[index].tid
+        self._words = batch.states.words
+        self._first = (batch.first + index) * arch.COUNT
+
+    def __getitem__(self, register: str) -> int:
+        return self._words[self._first + arch.NUMBER[register]]
+
+    def __setitem__(self, register: str, value: int) -> None:
+        self._words[self._first + arch.NUMBER[register]] = value
 
 
 class Restarter:
@@ -99,37 +160,40 @@ class Restarter:
         self._memory = memory
         self._until: dict[int, tuple[int, int]] = {}  # tid: (rsp, perf_counter_ns)
 
-    def conceal(self, threads: Iterable[Thread], looks: dict[int, Look]) -> None:
+    def conceal(self, batch: Batch, looks: Mapping[int, Look]) -> None:
         """Change the registers of those stopped threads whose call would return EINTR."""
-        eintr = arch.unsigned(-arch.EINTR)
-        for thread in threads:
-            registers = thread.registers
-            if registers.rax != eintr or registers.orig_rax not in syscalls.INTERRUPTED_BY_STOP:
-                continue
-            self._correct_timeout(thread, looks.get(thread.tid))
-            registers.rax = arch.unsigned(-arch.ERESTARTNOHAND)
-            ptrace.set_registers(thread.tid, registers)
+        for index, rax in enumerate(batch.column("rax")):
+            if rax == _EINTR and self._repeat(_State(batch, index), looks):
+                batch.write(index)
 
-    def _correct_timeout(self, thread: Thread, look: Look | None) -> None:
-        timeout = syscalls.INTERRUPTED_BY_STOP[thread.registers.orig_rax]
-        if not timeout.unit:
-            return
-        asked = self._asked_ns(thread, timeout)
-        if asked is None:
-            return
-        until = self._until.get(thread.tid)
-        if until is None or until[0] != thread.registers.rsp or until[1] < time.perf_counter_ns():
-            until = (thread.registers.rsp, self._began_ns(thread, look) + asked)
-            self._until[thread.tid] = until
-        left = max(0, until[1] - time.perf_counter_ns())
+    def _repeat(self, state: _State, looks: Mapping[int, Look]) -> bool:
+        """Have a call repeated for the rest of its time; return whether it is one of those."""
+        timeout = syscalls.INTERRUPTED_BY_STOP.get(state["orig_rax"])
+        if timeout is None:
+            return False
+        state["rax"] = _ERESTARTNOHAND
+        asked = self._asked_ns(state, timeout) if timeout.unit else None
+        if asked is not None:
+            self._correct_timeout(state, timeout, asked, looks.get(state.tid))
+        return True
+
+    def _correct_timeout(
+        self, state: _State, timeout: syscalls.Timeout, asked: int, look: Look | None
+    ) -> None:
+        now, rsp = time.perf_counter_ns(), state["rsp"]
+        until = self._until.get(state.tid)
+        if until is None or until[0] != rsp or until[1] < now:
+            until = (rsp, self._began_ns(state, look, now) + asked)
+            self._until[state.tid] = until
+        left = max(0, until[1] - now)
         if timeout.unit == "ms":
-            setattr(thread.registers, timeout.register, -(-left // 1_000_000))
+            state[timeout.register] = -(-left // 1_000_000)
         else:
-            self._write_timespec(thread, timeout.register, left)
+            self._write_timespec(state, timeout.register, left)
 
-    def _asked_ns(self, thread: Thread, timeout: syscalls.Timeout) -> int | None:
+    def _asked_ns(self, state: _State, timeout: syscalls.Timeout) -> int | None:
         """Return the timeout of the call, None for one that waits for ever or not at all."""
-        value: int = getattr(thread.registers, timeout.register)
+        value = state[timeout.register]
         if timeout.unit == "ms":
             value &= 0xFFFFFFFF
             return value * 1_000_000 if 0 < value < 1 << 31 else None
@@ -138,23 +202,22 @@ class Restarter:
         seconds, nanoseconds = struct.unpack("<qq", self._memory.read(value, 16))
         return int(seconds * _NS + nanoseconds)
 
-    def _began_ns(self, thread: Thread, look: Look | None) -> int:
+    @staticmethod
+    def _began_ns(state: _State, look: Look | None, now: int) -> int:
         """Return when the thread's call began to wait.
 
         Where that can't be told (no record, or the thread moved between look and stop) it counts
         from now: late is right, early would be wrong.
         """
-        now = time.perf_counter_ns()
-        registers = thread.registers
         if look is None or look.since_ns is None or look.timeslices is None:
             return now
-        if (look.sleep.number, look.sleep.rsp) != (registers.orig_rax, registers.rsp):
-            return now
-        if procfs.timeslices(self._memory.pid, thread.tid) != look.timeslices + 1:
+        if look.schedstat is None or procfs.timeslices(look.schedstat) != look.timeslices + 1:
             return now  # it has been awake since
+        if (look.sleep.number, look.sleep.rsp) != (state["orig_rax"], state["rsp"]):
+            return now
         return min(look.since_ns, now)
 
-    def _write_timespec(self, thread: Thread, register: str, left_ns: int) -> None:
+    def _write_timespec(self, state: _State, register: str, left_ns: int) -> None:
         """Give the call a corrected timespec, on the thread's own stack.
 
         The program's may be read-only, or looked at later. The kernel reads it as the call
@@ -162,10 +225,10 @@ class Restarter:
         signal that comes in the one instruction between.
         """
         for gap in (_STACK_GAP, 16):
-            address = (thread.registers.rsp - RED_ZONE - gap - 16) & -16
+            address = (state["rsp"] - RED_ZONE - gap - 16) & -16
             try:
                 self._memory.write(address, struct.pack("<qq", *divmod(left_ns, _NS)))
             except OSError:
                 continue
-            setattr(thread.registers, register, address)
+            state[register] = address
             return

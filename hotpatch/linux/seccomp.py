@@ -58,7 +58,7 @@ def _mode(pid: int, thread: Thread) -> str:
     except OSError as error:
         if error.errno == errno.EINVAL and thread.registers.syscall not in (None, 0, 1):
             return "0"
-        return procfs.status(pid, thread.tid).get("Seccomp", "0")
+        return procfs.seccomp_mode(pid, thread.tid)
     return "2"
 
 

@@ -5,9 +5,11 @@ A stop is PTRACE_SEIZE and PTRACE_INTERRUPT of every thread until /proc/PID/task
 is not stopped: a thread can only be started by one that runs. If the patcher dies in between, the
 kernel detaches all of them and each goes on where it was.
 
-Signals are left to the kernel. A thread that was about to get one when the interrupt came is
-given it at once, and stops again at the first instruction of its handler; those that
-arrive during the stop stay queued and are delivered after it.
+Signals are left to the kernel. A thread that was about to get one when the interrupt came stops for
+that first. It is given the signal and interrupted anew, as any stop uses up the interrupt that is
+pending (`ptrace_stop` clears JOBCTL_TRAP_STOP); so it stops again at the first instruction of the
+handler, or where it was. Signals that arrive during the stop stay queued and are delivered after
+it.
 """
 
 from __future__ import annotations
@@ -16,49 +18,85 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from hotpatch.arch.registers import COUNT, NUMBER, Registers
 from hotpatch.arch.registers import SIZE as REGISTERS_SIZE
-from hotpatch.arch.registers import Registers
+from hotpatch.arch.syscalls import PTRACE, WAIT4
 from hotpatch.errors import Gone
 from hotpatch.linux import procfs, ptrace
 from hotpatch.linux.memory import Buffer
+from hotpatch.linux.vectored import Calls
 
 _SIGCHLD = (signal.SIGCHLD,)
 _NAP = 500e-6
-_BATCH = 32
-_MANY = 16
-_STOP_TIME = 2e-6
 _NAPS = 10
-_NONE = Registers()
+_STOP_TIME = 2e-6  # of one thread of many, at first
+_BATCH = 32  # their stacks are to stay in the processor's cache from the copying to the search
+_CHUNK = 16  # share one look at the clock
+_MANY = 8
 _clock = time.perf_counter_ns
 _SLOW_NS = 2_000_000
 _STUCK_NS = 200_000_000  # uninterruptible sleep, or a parent in vfork
 _STARVED_NS = 2_000_000_000  # waiting for a processor
 _LATE_NS = 2_000_000_000
 
-_late: set[int] = set()  # threads that were asked to stop, and had not when they were to be let go
-
 
 class Thread:
-    """A thread under our control; `registers` are those of its stop."""
+    """A thread under our control, interrupted at `interrupted_ns` (time.perf_counter_ns).
 
-    __slots__ = ("interrupted_ns", "registers", "stopped_ns", "tid")
+    The registers of its stop are the row `row` of `states`.
+    """
 
-    def __init__(self, tid: int, now_ns: int) -> None:
-        """Begin to account for a thread that was seized at `now_ns` (time.perf_counter_ns)."""
+    __slots__ = ("_registers", "interrupted_ns", "row", "states", "tid")
+
+    def __init__(self, tid: int) -> None:
+        """Begin to account for a thread that was seized."""
         self.tid = tid
-        self.registers = _NONE
-        self.interrupted_ns = now_ns
-        self.stopped_ns = now_ns
+        self.interrupted_ns = 0
+        self.states: Buffer | None = None
+        self.row = 0
+        self._registers: Registers | None = None
+
+    @property
+    def registers(self) -> Registers:
+        """Return the registers of its stop; what is changed in them is changed here only."""
+        if self._registers is None:
+            assert self.states is not None
+            at = self.states.start + self.row * REGISTERS_SIZE
+            self._registers = Registers.from_buffer(self.states.data, at)
+        return self._registers
 
 
 class Batch(NamedTuple):
-    """Threads that stopped, with their registers one behind the other in a buffer."""
+    """Threads that stopped; their registers are in `states`, from the row `first` on."""
 
-    threads: list[Thread]
+    threads: Sequence[Thread]
     states: Buffer
+    first: int
+
+    def column(self, register: str) -> list[int]:
+        """Return one register of all of them."""
+        words = self.states.words[NUMBER[register] + self.first * COUNT :: COUNT]
+        column: list[int] = words[: len(self.threads)].tolist()
+        return column
+
+    def content(self) -> bytearray:
+        """Return all registers of all of them."""
+        return self.states.content(self.first * REGISTERS_SIZE, len(self.threads) * REGISTERS_SIZE)
+
+    def write(self, index: int) -> None:
+        """Give one of them the registers that are in the buffer."""
+        address = self.states.address + (self.first + index) * REGISTERS_SIZE
+        ptrace.request(ptrace.SETREGS, self.threads[index].tid, None, address)
+
+
+Observer = Callable[[Batch], object]
+
+# Threads that were asked to stop, and had not when they were to be let go, and who is told then.
+_late: dict[int, Observer] = {}
 
 
 class Unstoppable(Exception):
@@ -82,14 +120,15 @@ class Hold:
         pid: int,
         only: int | None = None,
         limit_ns: int | None = None,
-        observer: Callable[[Batch], object] | None = None,
+        observer: Observer = lambda _: None,
     ) -> None:
         """Prepare to stop all threads, or `only` one.
 
         `limit_ns` is how long stopping may take; entering the context raises
         Unstoppable past it, or when a thread doesn't stop at all; PermissionError where ptrace is
         denied; Gone. `observer` is given the threads as they stop, some at a time: what it does
-        with them takes no time of its own while others still have to stop.
+        with them takes no time of its own while others still have to stop. It sees every thread
+        that stops, also where the context is not entered in the end.
         """
         self.pid = pid
         self.threads: dict[int, Thread] = {}
@@ -100,6 +139,7 @@ class Hold:
         self._observer = observer
         self._dead: set[int] = set()
         self._pending: dict[int, Thread] = {}
+        self._held: list[_Requests] = []
 
     def __enter__(self) -> Hold:
         """Stop them."""
@@ -144,12 +184,11 @@ class Hold:
         )
 
     def _seize(self, tids: Iterable[int]) -> None:
-        now = time.perf_counter_ns()
         for tid in tids:
             if tid in self.threads or tid in self._pending or tid in self._dead:
                 continue
             if self._seize_one(tid):
-                self._pending[tid] = Thread(tid, now)
+                self._pending[tid] = Thread(tid)
             else:
                 self._dead.add(tid)
 
@@ -168,97 +207,151 @@ class Hold:
         return True
 
     def _stop_each(self, tids: Iterable[int]) -> None:
+        """Stop some threads; those that did are under control even if another one does not.
+
+        Nothing else is done while some have still to stop: they need the processor that we are on.
+        """
         self._seize(tids)
-        self._interrupt()
-        deadline = time.perf_counter_ns() + self._limit_ns
         pending = list(self._pending.values())
-        for first in range(0, len(pending), _BATCH):
-            batch = self._collect(pending[first : first + _BATCH], deadline)
-            if self._observer is not None and batch.threads:
-                self._observer(batch)
-
-    def _interrupt(self) -> None:
-        request, interrupt, clock = ptrace.raw_request, ptrace.INTERRUPT, time.perf_counter_ns
-        for tid, thread in self._pending.items():
-            thread.interrupted_ns = clock()
-            request(interrupt, tid, None, None)  # fails if it has ended; _await will see
-
-    def _collect(self, threads: list[Thread], deadline: int) -> Batch:
-        """Wait for some interrupted threads; return those that stopped, their registers read.
-
-        The loop is for the case that is nearly always: the thread has stopped, for our interrupt.
-        While many have still to stop, it is better to sleep than to be woken by each of them: they
-        need the processors.
-        """
-        waitpid, clock, request, getregs = os.waitpid, _clock, ptrace.raw_request, ptrace.GETREGS
-        flags, interrupted = ptrace.WALL | os.WNOHANG, ptrace.INTERRUPTED
-        states = Buffer(len(threads) * REGISTERS_SIZE)
-        at, data, offset = states.address, states.data, states.start
+        requests = _Requests(pending)
+        self._observer(Batch((), requests.states, 0))  # what has just run, runs twice as fast
+        requests.interrupt()
         stopped: list[Thread] = []
-        for thread in threads:
-            tid = thread.tid
-            try:
-                status = waitpid(tid, flags)[1]
-                naps = _NAPS if len(self._pending) > _MANY else 0
-                while not status and naps:
-                    time.sleep(len(self._pending) * _STOP_TIME)
-                    status = waitpid(tid, flags)[1]
-                    naps -= 1
-            except ChildProcessError:
-                status = 0
-            if status != interrupted and self._await(tid, status, deadline).kind == "ended":
-                self._dead.add(tid)
-                del self._pending[tid]
-                continue
-            thread.stopped_ns = clock()
-            self.threads[tid] = thread
-            del self._pending[tid]
-            request(getregs, tid, None, at)
-            thread.registers = Registers.from_buffer(data, offset)
-            at += REGISTERS_SIZE
-            offset += REGISTERS_SIZE
+        try:
+            self._wait_for_all(requests, stopped, _clock() + self._limit_ns)
+        finally:
+            self._take_over(requests if len(stopped) == len(pending) else _Requests(stopped))
+
+    def _wait_for_all(self, requests: _Requests, stopped: list[Thread], deadline: int) -> None:
+        """Wait for the threads that were interrupted; add those that stop to `stopped`."""
+        later: list[Thread] = []
+        for thread, status in zip(requests.threads, requests.wait(), strict=True):
+            if status == ptrace.INTERRUPTED:
+                stopped.append(thread)
+            elif not status or not self._settle(thread, ptrace.decode(status), stopped):
+                later.append(thread)
+        for thread in later:
+            self._await(thread, stopped, deadline)
+
+    def _settle(self, thread: Thread, stop: ptrace.Stop, stopped: list[Thread]) -> bool:
+        """Deal with what waitpid says of a thread; return False if it has still to stop."""
+        if stop.kind == "event":
             stopped.append(thread)
-        return Batch(stopped, states)
-
-    def _await(self, tid: int, status: int, deadline: int) -> ptrace.Stop:
-        """Wait for the interrupt of one thread, passing on what comes before it.
-
-        `status` is what waitpid has just said of it, 0 for nothing.
-        """
-        while True:
-            soon = min(deadline, time.perf_counter_ns() + _SLOW_NS)
-            stop = ptrace.decode(status) if status else wait(tid, soon)
-            status = 0
-            if stop is None:
-                state = procfs.state(self.pid, tid)
-                if state in "ZX":  # a leader that exits before its threads is never reported
-                    return ptrace.ENDED
-                over = time.perf_counter_ns() - deadline
-                if over > (0 if self._limited or state == "D" else _STARVED_NS):
-                    raise Unstoppable(tid, state)
-                continue
-            if stop.kind in ("event", "ended"):
-                return stop
+        elif stop.kind == "ended":
+            self._dead.add(thread.tid)
+            del self._pending[thread.tid]
+        else:
             with contextlib.suppress(ProcessLookupError):
-                ptrace.request(ptrace.CONT, tid, None, stop.signal if stop.kind == "signal" else 0)
+                interrupt_again(thread.tid, stop.signal if stop.kind == "signal" else 0)
+            return False
+        return True
+
+    def _await(self, thread: Thread, stopped: list[Thread], deadline: int) -> None:
+        """Wait for one thread to stop or end, passing on what comes before its interrupt."""
+        settled = False
+        while not settled:
+            stop = wait(thread.tid, min(deadline, _clock() + _SLOW_NS))
+            if stop is None:
+                state = procfs.state(self.pid, thread.tid)
+                over = _clock() - deadline
+                if state in "ZX":  # a leader that exits before its threads is never reported
+                    stop = ptrace.ENDED
+                elif over > (0 if self._limited or state == "D" else _STARVED_NS):
+                    raise Unstoppable(thread.tid, state)
+            settled = stop is not None and self._settle(thread, stop, stopped)
+
+    def _take_over(self, requests: _Requests) -> None:
+        """Read the registers of threads that have stopped, and show them to the observer."""
+        self._held.append(requests)
+        for thread in requests.threads:
+            self.threads[thread.tid] = thread
+            del self._pending[thread.tid]
+        for batch in requests.batches():
+            self._observer(batch)
 
     def release(self) -> None:
         """Let every thread go; what they hold in registers is what they go on with."""
-        request, detach, clock = ptrace.raw_request, ptrace.DETACH, _clock
-        longest = 0
-        killed = []
-        for tid, thread in self.threads.items():
-            if request(detach, tid, None, None) < 0:
-                killed.append(tid)
-            held = clock() - thread.interrupted_ns
-            longest = max(longest, held)
-        self.held_ns = max(self.held_ns, longest)
+        killed = [tid for requests in self._held for tid in requests.detach()]
+        self.held_ns = max([self.held_ns, *(requests.held_ns for requests in self._held)])
+        self._held = []
         self.threads = {}
         for tid in sorted(killed, key=lambda tid: tid == self.pid):  # the leader ends last
-            wait(tid, time.perf_counter_ns() + _STUCK_NS)  # its parent can't before its tracer
+            wait(tid, _clock() + _STUCK_NS)  # its parent can't before its tracer
         for tid in list(self._pending):
-            _let_go(tid)
+            _let_go(tid, self._observer)
         self._pending = {}
+
+
+class _Requests:
+    """What is asked of some threads in a stop, prepared before it.
+
+    `states` has room for their registers; `held_ns` is, in the end, the longest time for which one
+    was held.
+    """
+
+    def __init__(self, threads: list[Thread]) -> None:
+        self.threads = threads
+        self.held_ns = 0
+        self.states = Buffer(len(threads) * REGISTERS_SIZE)
+        for row, thread in enumerate(threads):
+            thread.states, thread.row = self.states, row
+        self._statuses = array("i", bytes(4 * len(threads)))
+        statuses, states = self._statuses.buffer_info()[0], self.states.address
+        tids = [thread.tid for thread in threads]
+        self._interrupt = Calls((PTRACE, ptrace.INTERRUPT, tid) for tid in tids)
+        self._wait = Calls(
+            (WAIT4, tid, statuses + 4 * row, ptrace.WALL | os.WNOHANG)
+            for row, tid in enumerate(tids)
+        )
+        self._get = Calls(
+            (PTRACE, ptrace.GETREGS, tid, 0, states + row * REGISTERS_SIZE)
+            for row, tid in enumerate(tids)
+        )
+        self._detach = Calls((PTRACE, ptrace.DETACH, tid) for tid in tids)
+
+    def interrupt(self) -> None:
+        """Interrupt them; a request fails for one that has ended."""
+        for first in range(0, len(self.threads), _CHUNK):
+            now = _clock()
+            for thread in self.threads[first : first + _CHUNK]:
+                thread.interrupted_ns = now
+            self._interrupt.make(first, first + _CHUNK)
+
+    def wait(self) -> Sequence[int]:
+        """Return what waitpid(2) says of each, 0 for nothing: it is running, or exited with 0.
+
+        Many threads need the processor that we are on to stop, so it is left to them for as long as
+        they are likely to take. Waiting for a few is not done here.
+        """
+        statuses, missing, pace = self._statuses, len(self.threads), _STOP_TIME
+        for _ in range(_NAPS):
+            nap = missing * pace if missing > _MANY else 0
+            if nap:
+                time.sleep(nap)
+            self._wait.make(statuses.index(0))  # one that was reported is not reported again
+            before, missing = missing, statuses.count(0)
+            if missing <= _MANY:
+                break
+            pace = min(2 * pace, nap / (before - missing)) if missing < before else 2 * pace
+        return statuses
+
+    def batches(self) -> Iterator[Batch]:
+        """Read their registers; yield some at a time."""
+        for first in range(0, len(self.threads), _BATCH):
+            self._get.make(first, first + _BATCH)
+            yield Batch(self.threads[first : first + _BATCH], self.states, first)
+
+    def detach(self) -> list[int]:
+        """Let them go; return those that were killed."""
+        killed = []
+        for first in range(0, len(self.threads), _CHUNK):
+            results = self._detach.make(first, first + _CHUNK)
+            held_ns = _clock() - self.threads[first].interrupted_ns
+            self.held_ns = max(self.held_ns, held_ns)
+            if any(results):
+                chunk = self.threads[first : first + _CHUNK]
+                killed += [t.tid for t, result in zip(chunk, results, strict=True) if result]
+        return killed
 
 
 def wait(tid: int, deadline_ns: int) -> ptrace.Stop | None:
@@ -276,13 +369,22 @@ def wait(tid: int, deadline_ns: int) -> ptrace.Stop | None:
             return ptrace.ENDED
         if found:
             return ptrace.decode(status)
-        left = deadline_ns - time.perf_counter_ns()
+        left = deadline_ns - _clock()
         if left <= 0:
             return None
         signal.sigtimedwait(_SIGCHLD, min(left / 1e9, _NAP))
 
 
-def _let_go(tid: int, limit_ns: int = _STUCK_NS) -> None:
+def interrupt_again(tid: int, signal_number: int = 0) -> None:
+    """Let a stopped thread go on, with a signal or none, to stop for our interrupt.
+
+    For a thread that was interrupted and has stopped for something else. Raises OSError.
+    """
+    ptrace.request(ptrace.INTERRUPT, tid)
+    ptrace.request(ptrace.CONT, tid, None, signal_number)
+
+
+def _let_go(tid: int, observer: Observer, limit_ns: int = _STUCK_NS) -> None:
     """Detach from a thread that was seized and perhaps interrupted, and has not stopped yet.
 
     PTRACE_DETACH needs a stop, so one is asked for. A thread in uninterruptible sleep stops when
@@ -291,16 +393,21 @@ def _let_go(tid: int, limit_ns: int = _STUCK_NS) -> None:
     """
     with contextlib.suppress(OSError):
         ptrace.request(ptrace.INTERRUPT, tid)
-    stop = wait(tid, time.perf_counter_ns() + limit_ns)
+    stop = wait(tid, _clock() + limit_ns)
     while stop is None and procfs.state(tid, tid) not in "DZX":
-        stop = wait(tid, time.perf_counter_ns() + _STUCK_NS)
+        stop = wait(tid, _clock() + _STUCK_NS)
     if stop is None:
-        _late.add(tid)
+        _late[tid] = observer
         return
-    _late.discard(tid)
-    if stop.kind != "ended":
+    _late.pop(tid, None)
+    if stop.kind == "ended":
+        return
+    if stop.kind == "event":
         with contextlib.suppress(OSError):
-            ptrace.request(ptrace.DETACH, tid, None, stop.signal if stop.kind == "signal" else 0)
+            for batch in _Requests([Thread(tid)]).batches():
+                observer(batch)
+    with contextlib.suppress(OSError):
+        ptrace.request(ptrace.DETACH, tid, None, stop.signal if stop.kind == "signal" else 0)
 
 
 def let_go_of_late_ones() -> None:
@@ -309,6 +416,6 @@ def let_go_of_late_ones() -> None:
     To be called when no stop will follow soon. A thread that takes longer still is let go by the
     next stop of its process, or by the kernel when the patcher ends.
     """
-    deadline = time.perf_counter_ns() + _LATE_NS
-    for tid in list(_late):
-        _let_go(tid, max(0, deadline - time.perf_counter_ns()))
+    deadline = _clock() + _LATE_NS
+    for tid, observer in list(_late.items()):
+        _let_go(tid, observer, max(0, deadline - _clock()))

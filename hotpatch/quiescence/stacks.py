@@ -58,16 +58,18 @@ class StackMap:
             end = thread_pointer
         return self._starts[at], end
 
-    def home(self, thread: Thread) -> tuple[int, int] | None:
-        """Return the stack that a thread was started on, as far as it can be told."""
-        if thread.tid == self._pid:
+    def home(self, tid: int, pointer: int) -> tuple[int, int] | None:
+        """Return the stack that a thread with this thread pointer was started on.
+
+        That is as far as it can be told.
+        """
+        if tid == self._pid:
             return self._main
-        pointer = thread.registers.fs_base
         return self.extent(pointer - 8, pointer) if pointer else None
 
     def is_home(self, thread: Thread) -> bool:
         """Say whether a thread runs on the stack that it was started on."""
-        home = self.home(thread)
+        home = self.home(thread.tid, thread.registers.fs_base)
         return home is not None and home[0] <= thread.registers.rsp - RED_ZONE < home[1]
 
 
@@ -84,93 +86,94 @@ class Scanner:
         self._memory = memory
         self._stacks = stacks
         self._ranges = ranges
-        self._buffer = Buffer(_USUAL)
+        self._buffer = Buffer(_USUAL, ranges.lane)
 
     def add(self, batch: Batch) -> None:
         """Scan some threads; adds to `hits`."""
-        threads = batch.threads
-        size = len(threads) * registers.SIZE
-        for at, word in self._ranges.search_buffer(batch.states, size):
-            self.hits.append(Hit(threads[at // registers.SIZE].tid, word))
-        pieces, away = _pieces(threads, self._stacks, self._memory.pid)
-        self._scan(threads, pieces)
+        tids = [thread.tid for thread in batch.threads]
+        pointers = list(zip(batch.column("rsp"), batch.column("fs_base"), strict=True))
+        pieces, away = self._pieces(tids, pointers)
+        self._scan(tids, pieces, batch.content())
         if away:
-            total = sum([size for _, size in pieces])
-            copied = self._buffer.content(0, total)
-            more = _home_pieces(threads, away, pieces, copied, self._stacks)
-            self._scan(threads, more)
+            self._scan(tids, self._home_pieces(tids, pointers, away, pieces), b"")
 
-    def _scan(self, threads: Sequence[Thread], pieces: Sequence[tuple[int, int]]) -> None:
-        total = sum([size for _, size in pieces])
-        self._copy(pieces, total)
-        found = self._ranges.search_buffer(self._buffer, total)
-        if not found:
-            return
-        ends = list(accumulate(size for _, size in pieces))
-        self.hits += [Hit(threads[bisect_right(ends, at)].tid, word) for at, word in found]
+    def _scan(
+        self, tids: Sequence[int], pieces: Sequence[tuple[int, int]], states: bytes | bytearray
+    ) -> None:
+        """Search a piece of memory of each thread, and their registers before it."""
+        ends = list(accumulate([size for _, size in pieces], initial=len(states)))
+        self._copy(pieces, states, ends)
+        for at, word in self._ranges.search_buffer(self._buffer, ends[-1]):
+            index = at // registers.SIZE if at < ends[0] else bisect_right(ends, at) - 1
+            self.hits.append(Hit(tids[index], word))
 
-    def _copy(self, pieces: Sequence[tuple[int, int]], total: int) -> None:
-        """Copy pieces one behind the other; what can't be read any more is left zero.
+    def _copy(
+        self,
+        pieces: Sequence[tuple[int, int]],
+        states: bytes | bytearray,
+        ends: Sequence[int],
+    ) -> None:
+        """Copy registers and pieces one behind the other; what can't be read is left zero.
 
         The buffer is used again and again: new memory would cost more than the copying.
         """
+        first, total = ends[0], ends[-1]
         if self._buffer.size < total:
-            self._buffer = Buffer(total)
-        if not total or self._memory.read_many(pieces, self._buffer) == total:
+            self._buffer = Buffer(total, self._ranges.lane)
+        self._buffer.put(0, states)
+        if self._memory.read_many(pieces, self._buffer, first) == total - first:
             return
-        at = self._buffer.start
-        for address, size in pieces:
-            part = Buffer(size)
-            if size:
-                self._memory.read_many(((address, size),), part)
-            self._buffer.data[at : at + size] = part.content(0, size)
-            at += size
+        for piece, at in zip(pieces, ends, strict=False):
+            part = Buffer(piece[1])
+            if part.size:
+                self._memory.read_many((piece,), part)
+            self._buffer.put(at, part.content(0, part.size))
 
+    def _pieces(
+        self, tids: Sequence[int], pointers: Sequence[tuple[int, int]]
+    ) -> tuple[list[tuple[int, int]], list[int]]:
+        """Return (address, size) of each current stack, and the indices of those not at home.
 
-def _pieces(
-    threads: Sequence[Thread], stacks: StackMap, pid: int
-) -> tuple[list[tuple[int, int]], list[int]]:
-    """Return (address, size) of each thread's current stack, and the indices of those not at home.
+        `pointers` are stack pointer and thread pointer of each thread. A stack that the map doesn't
+        have is a new one: the map is then read again.
+        """
+        pieces, away = [], []
+        for index, (rsp, pointer) in enumerate(pointers):
+            extent = self._stacks.extent(rsp, pointer)
+            if extent is None:
+                self._stacks.refresh(procfs.mappings(self._memory.pid))
+                extent = self._stacks.extent(rsp, pointer)
+            if extent is None:  # no stack at all: nothing can return through it
+                pieces.append((rsp, 0))
+                continue
+            start = max(rsp - RED_ZONE, extent[0])
+            pieces.append((start, (extent[1] - start) & -8))
+            if extent[1] != pointer:
+                home = self._stacks.home(tids[index], pointer)
+                if home is None or not home[0] <= rsp - RED_ZONE < home[1]:
+                    away.append(index)
+        return pieces, away
 
-    A stack that the map doesn't have is a new one: the map is then read again.
-    """
-    pieces, away = [], []
-    for index, thread in enumerate(threads):
-        rsp, pointer = thread.registers.rsp, thread.registers.fs_base
-        extent = stacks.extent(rsp, pointer)
-        if extent is None:
-            stacks.refresh(procfs.mappings(pid))
-            extent = stacks.extent(rsp, pointer)
-        if extent is None:  # no stack at all: nothing can return through it
-            pieces.append((rsp, 0))
-            continue
-        start = max(rsp - RED_ZONE, extent[0])
-        pieces.append((start, (extent[1] - start) & -8))
-        if extent[1] != pointer and not stacks.is_home(thread):
-            away.append(index)
-    return pieces, away
+    def _home_pieces(
+        self,
+        tids: Sequence[int],
+        pointers: Sequence[tuple[int, int]],
+        away: Sequence[int],
+        pieces: Sequence[tuple[int, int]],
+    ) -> list[tuple[int, int]]:
+        """Return what is in use of the own stacks of threads that run elsewhere.
 
-
-def _home_pieces(
-    threads: Sequence[Thread],
-    away: list[int],
-    pieces: list[tuple[int, int]],
-    copied: bytearray,
-    stacks: StackMap,
-) -> list[tuple[int, int]]:
-    """Return what is in use of the own stacks of threads that run elsewhere."""
-    offsets, total = [], 0
-    for _, size in pieces:
-        offsets.append(total)
-        total += size
-    result = [(0, 0)] * len(threads)
-    for index in away:
-        home = stacks.home(threads[index])
-        if home is None:
-            continue
-        words = memoryview(copied)[offsets[index] : offsets[index] + pieces[index][1]].cast("Q")
-        inside = [word for word in words if home[0] <= word < home[1]]
-        if inside:
-            start = max(min(inside) - RED_ZONE & -8, home[0])
-            result[index] = (start, home[1] - start & -8)
-    return result
+        To be called when the buffer has `pieces`, behind the registers.
+        """
+        ends = list(accumulate([size for _, size in pieces], initial=len(tids) * registers.SIZE))
+        result = [(0, 0)] * len(tids)
+        for index in away:
+            home = self._stacks.home(tids[index], pointers[index][1])
+            if home is None:
+                continue
+            words = self._buffer.words[ends[index] >> 3 : ends[index + 1] >> 3]
+            inside = [word for word in words if home[0] <= word < home[1]]
+            if inside:
+                start = max(min(inside) - RED_ZONE & -8, home[0])
+                result[index] = (start, home[1] - start & -8)
+        return result

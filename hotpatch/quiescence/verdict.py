@@ -95,7 +95,7 @@ class Judge:
         """
         if not stack.complete:
             return False
-        home = stacks.home(thread)
+        home = stacks.home(thread.tid, thread.registers.fs_base)
         if home is None:
             return False
         return any(home[0] <= frame.cfa <= home[1] for frame in stack.frames)

@@ -16,7 +16,7 @@ from typing import TypeVar
 from hotpatch.arch import registers, syscalls
 from hotpatch.errors import Gone
 from hotpatch.linux import procfs, remote, seccomp
-from hotpatch.linux.restart import Look
+from hotpatch.linux.restart import Looks
 from hotpatch.linux.threads import Hold, Thread, Unstoppable
 from hotpatch.quiescence.stacks import StackMap
 from hotpatch.update.session import TOO_LONG, Session, no_time
@@ -55,23 +55,23 @@ def with_borrowed(
     reason = "no thread was in a place from which it can be borrowed"
     while True:
         tries += 1
-        looks = session.looks()
         stacks = StackMap(session.process.pid, procfs.mappings(session.process.pid))
-        for tid in candidates(session.process.pid, looks):
-            try:
-                with session.hold(phase, looks, tid) as hold:
-                    thread = suitable(session, hold, stacks, calls=calls)
-                    if thread is not None:
-                        with remote.Borrowed(thread, session.process.memory, gadgets) as borrowed:
-                            return action(borrowed)
-            except Unstoppable:
-                if session.max_pause_ns is not None:
-                    reason = TOO_LONG
+        with session.looks() as looks:
+            for tid in candidates(session.process.pid, looks):
+                try:
+                    with session.hold(phase, looks, tid) as hold:
+                        thread = suitable(session, hold, stacks, calls=calls)
+                        if thread is not None:
+                            with remote.Borrowed(thread, session.process.memory, gadgets) as it:
+                                return action(it)
+                except Unstoppable:
+                    if session.max_pause_ns is not None:
+                        reason = TOO_LONG
         if not session.wait_before_retry(phase, tries, ()):
             raise no_time(reason, session)
 
 
-def candidates(pid: int, looks: dict[int, Look]) -> list[int]:
+def candidates(pid: int, looks: Looks) -> list[int]:
     """Return the threads of a process, those first that are best borrowed."""
 
     def cost(tid: int) -> int:

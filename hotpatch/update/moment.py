@@ -14,7 +14,7 @@ from typing import TypeVar
 from hotpatch.arch import syscalls
 from hotpatch.errors import Blocker
 from hotpatch.linux import procfs
-from hotpatch.linux.restart import Look
+from hotpatch.linux.restart import Looks
 from hotpatch.linux.threads import Hold, Unstoppable
 from hotpatch.quiescence.ranges import Range, Ranges
 from hotpatch.quiescence.stacks import Scanner, StackMap
@@ -64,8 +64,19 @@ def _attempt(
     session: Session, phase: str, forbidden: Ranges, action: Callable[[Hold], T], data: bool
 ) -> tuple[tuple[T] | None, tuple[Blocker, ...]]:
     """Try once; return the action's result, or what was in the way."""
+    with session.looks() as looks:
+        return _attempt_after(session, looks, phase, forbidden, action, data)
+
+
+def _attempt_after(
+    session: Session,
+    looks: Looks,
+    phase: str,
+    forbidden: Ranges,
+    action: Callable[[Hold], T],
+    data: bool,
+) -> tuple[tuple[T] | None, tuple[Blocker, ...]]:
     process = session.process
-    looks = session.looks()
     unstoppable = _in_vfork(session, looks)
     if unstoppable:
         return None, unstoppable
@@ -95,7 +106,7 @@ def _attempt(
     return None, tuple(_describe(session, forbidden, looks, thread) for thread in blocked)
 
 
-def _in_vfork(session: Session, looks: dict[int, Look]) -> tuple[Blocker, ...]:
+def _in_vfork(session: Session, looks: Looks) -> tuple[Blocker, ...]:
     """Return the threads that can't be stopped as they wait for a child of vfork(2)."""
     return tuple(
         Blocker(tid, "(vfork)", (), "vfork")
@@ -105,9 +116,7 @@ def _in_vfork(session: Session, looks: dict[int, Look]) -> tuple[Blocker, ...]:
     )
 
 
-def _describe(
-    session: Session, forbidden: Ranges, looks: dict[int, Look], thread: Blocked
-) -> Blocker:
+def _describe(session: Session, forbidden: Ranges, looks: Looks, thread: Blocked) -> Blocker:
     """Return a blocking thread with the function that blocks, and what was found of it."""
     process = session.process
     ranges = [forbidden.find(address) for address in thread.addresses]

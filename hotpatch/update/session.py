@@ -11,7 +11,7 @@ from typing import NamedTuple
 from hotpatch.errors import Busy, Denied
 from hotpatch.linux import access, procfs
 from hotpatch.linux.priority import undisturbed
-from hotpatch.linux.restart import Look, look
+from hotpatch.linux.restart import Looks
 from hotpatch.linux.threads import Batch, Hold
 from hotpatch.process.image import Process
 from hotpatch.quiescence.stacks import StackMap
@@ -64,15 +64,15 @@ class Session:
         limit = self.options.max_pause_ms
         return None if limit is None else int(limit * 1e6)
 
-    def looks(self) -> dict[int, Look]:
+    def looks(self) -> Looks:
         """Return what the threads sleep in now, without stopping them."""
-        return look(self.process.pid, procfs.threads(self.process.pid))
+        return Looks(self.process.pid, procfs.threads(self.process.pid))
 
     @contextlib.contextmanager
     def hold(
         self,
         phase: str,
-        looks: dict[int, Look],
+        looks: Looks,
         only: int | None = None,
         observer: Callable[[Batch], object] | None = None,
     ) -> Iterator[Hold]:
@@ -82,7 +82,7 @@ class Session:
         """
 
         def stopped(batch: Batch) -> None:
-            self.process.restarter.conceal(batch.threads, looks)
+            self.process.restarter.conceal(batch, looks)
             if observer is not None:
                 observer(batch)
 

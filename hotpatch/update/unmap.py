@@ -171,8 +171,8 @@ def _expect_room(session: Session, survey: Survey) -> None:
 def _search_running(session: Session, survey: Survey, pointers: Pointers) -> list[Reference]:
     """Search the memory of the running target, but for what may be dead memory of stacks."""
     process = session.process
-    looks = session.looks()
-    stacks = [seen.sleep.rsp for seen in looks.values()]
+    with session.looks() as looks:
+        stacks = [seen.sleep.rsp for seen in looks.values()]
     all_asleep = len(looks) == len(procfs.threads(process.pid))
     areas = [
         area

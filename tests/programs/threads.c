@@ -124,8 +124,8 @@ int main(int argc, char **argv)
     if (argc <= 3)
         add_call(NULL);
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-    workers = calloc(worker_count, sizeof *workers);
-    require(worker_count > 0 && period_ms > 0 && mix_count > 0 && workers, "arguments");
+    workers = calloc(worker_count + 1, sizeof *workers);
+    require(worker_count >= 0 && period_ms > 0 && mix_count > 0 && workers, "arguments");
     for (int i = 0; i < worker_count; i++) {
         workers[i].index = i;
         start_thread(work, &workers[i]);

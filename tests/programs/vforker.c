@@ -3,20 +3,27 @@
  * vforker [MS]: a thread that is in vfork nearly all the time: it cannot be stopped before its
  * child ends (after 100 ms by default), which runs in the same memory until then.
  *
- * {"in_vfork":true,"vforks":9,"wrong_status":0,"tids":[...],"progress":[...],"answers":[...],"answer":1}
- * progress: of a thread beside it.
+ * {"in_vfork":true,"vforks":9,"wrong_status":0,"eintr":0,"early":0,"tids":[...],"progress":[...],"answers":[...],"answer":1}
+ * progress: of the threads beside it, one that works and some that wait in epoll_wait, 50 ms at a
+ * time; eintr, early: of those.
  */
 #define _GNU_SOURCE
 #include "program.h"
 
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-static struct worker beside;
+#define WAITERS 8
+#define WAIT_MS 50
+
+static struct worker beside[1 + WAITERS];
+static int epoll_fd;
+static atomic_long eintr, early;
 static struct timespec lifetime = {.tv_nsec = 100000000};
 static atomic_long vforks, wrong_status;
 static atomic_bool in_vfork;
@@ -51,11 +58,26 @@ static void work(void *argument)
     }
 }
 
+static void wait_for_events(void *argument)
+{
+    for (;;) {
+        int64_t end = now_ns() + WAIT_MS * INT64_C(1000000);
+        struct epoll_event event;
+
+        if (epoll_wait(epoll_fd, &event, 1, WAIT_MS) < 0)
+            eintr++;
+        else if (now_ns() < end)
+            early++;
+        work_done(argument);
+    }
+}
+
 static void report(FILE *out)
 {
     fprintf(out, "\"in_vfork\":%s,\"vforks\":%ld,\"wrong_status\":%ld,",
             in_vfork ? "true" : "false", vforks, wrong_status);
-    report_workers(out, &beside, 1);
+    fprintf(out, "\"eintr\":%ld,\"early\":%ld,", eintr, early);
+    report_workers(out, beside, 1 + WAITERS);
 }
 
 int main(int argc, char **argv)
@@ -65,7 +87,11 @@ int main(int argc, char **argv)
 
         lifetime = (struct timespec){ms / 1000, ms % 1000 * 1000000};
     }
-    start_thread(work, &beside);
+    epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    for (int i = 0; i <= WAITERS; i++) {
+        beside[i].index = i;
+        start_thread(i ? wait_for_events : work, &beside[i]);
+    }
     start_thread(vfork_for_ever, NULL);
     return serve(report, NULL);
 }

@@ -17,6 +17,7 @@ from tests.update.cycles import PAIRS, held_us, pairs
 from tests.update.judging import Reply, expect_answer, refused
 
 FEW = max(3, PAIRS // 6)
+STUCK_US = 200_000  # after which a stop is given up
 
 
 def test_registers_of_every_kind_are_kept() -> None:
@@ -71,13 +72,13 @@ def lost_or_duplicated(reply: Reply) -> list[Reply]:
 
 
 def test_no_signal_of_a_timer_is_lost_or_duplicated() -> None:
+    """A signal that comes as a thread is about to stop uses up the interrupt: it is sent again."""
     with running("timer") as program:
-        pairs(program.pid, FEW)
+        results = pairs(program.pid, PAIRS)
         reply = expect_answer(program, 1)
         assert lost_or_duplicated(reply) == []
-        if reply["waits_interrupted"] == 1:
-            pytest.xfail("about 1 stop in 100 shows an EINTR in sigwaitinfo: not explained yet")
         assert reply["waits_interrupted"] == 0
+        assert max(stop.us for result in results for stop in result.stops) < STUCK_US
 
 
 def test_every_child_is_reaped_through_a_storm_of_sigchld() -> None:
@@ -147,7 +148,8 @@ def test_a_thread_that_enters_vfork_as_it_is_stopped(
         assert set(status_field(program.pid, "TracerPid")) == {"0"}
         seen = program.ask()["vforks"]
         wait_until(lambda: program.ask()["vforks"] > seen + 1, "the thread works on")
-        assert expect_answer(program, 1)["wrong_status"] == 0
+        reply = expect_answer(program, 1)
+        assert (reply["wrong_status"], reply["eintr"], reply["early"]) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("count", [1, 10, 100, 1000])
