@@ -22,8 +22,9 @@ from __future__ import annotations
 import os
 import re
 import struct
+from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 ARCH = "x86_64"
 
@@ -192,18 +193,23 @@ def _encode(value: int, size: int, signed: bool) -> bytes:
 
 
 @cache
-def _engine() -> Any:
-    import keystone  # noqa: PLC0415 - 50 ms that only code makers should pay
+def _engine() -> Callable[[str, int], bytes]:
+    """Return what assembles; the package only where its library can't be had without."""
+    from hotpatch.arch.libkeystone import open_engine  # noqa: PLC0415
 
-    engine = keystone.Ks(keystone.KS_ARCH_X86, keystone.KS_MODE_64)
-    engine.syntax = keystone.KS_OPT_SYNTAX_INTEL
-    return engine
+    engine = open_engine()
+    if engine is not None:
+        return engine.assemble
+    import keystone  # noqa: PLC0415 - 30 ms
+
+    package = keystone.Ks(keystone.KS_ARCH_X86, keystone.KS_MODE_64)
+    package.syntax = keystone.KS_OPT_SYNTAX_INTEL
+    return lambda text, address: package.asm(text, address, as_bytes=True)[0] or b""
 
 
 def _keystone(text: str, address: int) -> bytes:
-    engine = _engine()
+    assemble_text = _engine()
     try:
-        data, _ = engine.asm(text, address, as_bytes=True)
+        return assemble_text(text, address)
     except Exception as error:
         raise AssemblyError(f"{error} in:\n{text}") from None
-    return data or b""

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-from importlib.machinery import PathFinder
+
+from hotpatch.arch.library import load
 
 _MAJOR = 5
 _ARCH_X86, _MODE_64, _DIET = 3, 1 << 3, 0x10000
@@ -70,15 +71,16 @@ class Engine:
 
 def open_engine() -> Engine | None:
     """Return a decoder, None where only the package `capstone` can find or use its library."""
-    package = PathFinder.find_spec("capstone")
-    if package is None or "LIBCAPSTONE_PATH" in os.environ:
+    if "LIBCAPSTONE_PATH" in os.environ:
         return None
-    for directory in package.submodule_search_locations or ():
-        try:
-            path = os.path.join(directory, "lib", "libcapstone.so")
-            library = ctypes.CDLL(path, mode=os.RTLD_NOW | os.RTLD_DEEPBIND)
-            if library.cs_version(None, None) >> 8 == _MAJOR and not library.cs_support(_DIET):
-                return Engine(library)
-        except (OSError, AttributeError):
-            continue
+    library = load("capstone", "lib/libcapstone.so", os.RTLD_NOW | os.RTLD_DEEPBIND)
+    try:
+        if library is not None and _is_usable(library):
+            return Engine(library)
+    except (OSError, AttributeError):
+        pass
     return None
+
+
+def _is_usable(library: ctypes.CDLL) -> bool:
+    return bool(library.cs_version(None, None) >> 8 == _MAJOR and not library.cs_support(_DIET))
