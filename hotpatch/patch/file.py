@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
+from importlib import import_module
 from stat import S_ISREG
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from hotpatch.elf.symbols import Symbol
 
 LARGEST_FILE = 1 << 30
+_LARGE_FILE = 1 << 20
 
 
 class PatchFile(NamedTuple):
@@ -65,13 +68,11 @@ class PatchFile(NamedTuple):
 
     @classmethod
     def _read(cls, path: str, content: bytes, replace: Sequence[str]) -> PatchFile:
-        from hashlib import sha256  # noqa: PLC0415
-
         elf = ElfFile.from_bytes(content, path)
         _check_file(elf)
         manifest = read_manifest(elf)
         replacements = _replacements(elf, manifest, replace)
-        digest = sha256(content).hexdigest()
+        digest = _sha256(content)
         return cls(
             path=path,
             name=manifest.name or os.path.basename(path).removesuffix(".so"),
@@ -84,6 +85,20 @@ class PatchFile(NamedTuple):
             build_ids=manifest.build_ids,
             trust=None,
         )
+
+
+def _sha256(content: bytes) -> str:
+    """Return a digest, in hexadecimal.
+
+    OpenSSL takes longer to load than Python's own code for it takes for a patch of usual size.
+    """
+    if len(content) < _LARGE_FILE:
+        for module in ("_sha2", "_sha256"):  # of Python 3.12, and of those before
+            with suppress(ImportError):
+                return str(import_module(module).sha256(content).hexdigest())
+    from hashlib import sha256  # noqa: PLC0415
+
+    return sha256(content).hexdigest()
 
 
 def _content(path: str) -> tuple[bytes, str | None]:

@@ -8,12 +8,14 @@ import os
 import stat
 import struct
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from hotpatch.elf.file import ElfFile
 from hotpatch.errors import Refused
+from hotpatch.patch import file
 from hotpatch.patch.file import PatchFile
 from hotpatch.patch.manifest import records_range
 from hotpatch.patch.trust import trust_problem
@@ -39,6 +41,18 @@ def test_identity(compile_shared: CompileShared) -> None:
     assert patch.name == path.stem and patch.description is None
     without = PatchFile.open(str(compile_shared(ONE, "-Wl,--build-id=none")))
     assert without.id == without.digest[:40]
+
+
+@pytest.mark.parametrize("large_file", [0, 1 << 20])
+@pytest.mark.parametrize("missing", [(), ("_sha2",), ("_sha2", "_sha256")])
+def test_the_digest_is_the_same_however_it_is_made(
+    large_file: int, missing: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file, "_LARGE_FILE", large_file)
+    for module in missing:
+        monkeypatch.setitem(sys.modules, module, None)
+    content = bytes(range(200)) * 7
+    assert file._sha256(content) == hashlib.sha256(content).hexdigest()
 
 
 def test_the_content_is_what_it_was_when_opened(compile_shared: CompileShared) -> None:
