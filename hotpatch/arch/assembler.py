@@ -100,9 +100,7 @@ def assemble(name_or_text: str, address: int, **symbols: int) -> Code:
 
     Raises AssemblyError for text that keystone rejects and for symbols out of reach.
     """
-    text = source(name_or_text) if name_or_text.endswith(".S") else name_or_text
-    text = _COMMENT.sub(" ", text).replace(";", "\n")
-    text = _DECIMAL.sub(lambda number: hex(int(number[0])), text)
+    text = _statements(name_or_text)
     labels = _LABEL.findall(text)
     text, operands = _hide_rip_operands(text, symbols)
     names = labels + [f"{edge}_{o.number}" for o in operands for edge in ("begin", "end")]
@@ -116,6 +114,14 @@ def assemble(name_or_text: str, address: int, **symbols: int) -> Code:
         begin, end = places[f"begin_{operand.number}"], places[f"end_{operand.number}"]
         _resolve(code, operand, range(begin - address, end - address), address, symbols)
     return Code(bytes(code), {name: places[name] for name in labels})
+
+
+@cache
+def _statements(name_or_text: str) -> str:
+    """Return a source as keystone is to read it: without comments, and numbers in hexadecimal."""
+    text = source(name_or_text) if name_or_text.endswith(".S") else name_or_text
+    text = _COMMENT.sub(" ", text).replace(";", "\n")
+    return _DECIMAL.sub(lambda number: hex(int(number[0])), text)
 
 
 @cache
