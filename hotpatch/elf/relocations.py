@@ -9,6 +9,7 @@ program has no dynamic section: its start-up code applies the SHF_ALLOC relocati
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice, repeat
 from struct import Struct
 from typing import NamedTuple
 
@@ -86,14 +87,12 @@ def _relr(dynamic: Dynamic) -> list[Relocation]:
     if size % _RELR.size:
         raise content.error(f"DT_RELR of {size} bytes ends within an entry")
     offset = dynamic.offset(c.DT_RELR, size, "DT_RELR")
-    found: list[Relocation] = []
     # Each relocates a word of the file, so there can't be more than it has words.
     most = len(content) // 8
-    for where in _relr_offsets(content.take(offset, size, "DT_RELR")):
-        found.append(Relocation(where, R_X86_64_RELATIVE, 0, None))
-        if len(found) > most:
-            raise content.error("DT_RELR relocates more words than the file has", offset)
-    return found
+    places = list(islice(_relr_offsets(content.take(offset, size, "DT_RELR")), most + 1))
+    if len(places) > most:
+        raise content.error("DT_RELR relocates more words than the file has", offset)
+    return rows(Relocation, zip(places, repeat(R_X86_64_RELATIVE), repeat(0), repeat(None)))
 
 
 def _relr_offsets(table: bytes) -> Iterator[int]:

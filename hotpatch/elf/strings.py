@@ -71,9 +71,10 @@ class StringTable:
             offset = self._data.find(needle, offset + 1)
         return offsets
 
-    def matches(self, pattern: re.Pattern[bytes]) -> list[int]:
-        """Return where the (not overlapping) matches of `pattern` begin."""
-        return [match.start() for match in pattern.finditer(self._data)]
+    def find_before(self, needle: bytes, rest: re.Pattern[bytes]) -> list[int]:
+        """Return every offset at which `needle` stands, and a match of `rest` behind it."""
+        data, size = self._data, len(needle)
+        return [offset for offset in self.find(needle) if rest.match(data, offset + size)]
 
     def start(self, offset: int) -> int:
         """Return where the longest string begins that has the byte at `offset`."""

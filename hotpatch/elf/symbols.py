@@ -20,12 +20,14 @@ from hotpatch.elf.symtab import Symbol, SymbolSection
 
 __all__ = ["Symbol", "SymbolTable"]
 
-# What gcc and clang append to the name of a function for the parts and clones they make of it.
-_FRAGMENT = rb"(?:\.(?:cold|part|constprop|isra)(?:\.\d+)?)+\0"
+# What gcc and clang append, behind a dot, to the name of a function for the parts and clones they
+# make of it.
+_PART = rb"(?:cold|part|constprop|isra)(?:\.\d+)?"
+_FRAGMENT = re.compile(_PART + rb"(?:\." + _PART + rb")*\0")
 # What they append to a static's: one within a function (counter.0), one made unique by the linker.
-_NUMBER = rb"(?:\.lto_priv)?\.\d+\0"
+_NUMBER = re.compile(rb"(?:lto_priv\.)?\d+\0")
 # clang puts the function before the static (compute.counter), and numbers what is there twice.
-_WITHIN = rb"(?:\.\d+)?\0"
+_WITHIN = re.compile(rb"(?:\.\d+)?\0")
 _RANK = {c.STT_FUNC: 0, c.STT_GNU_IFUNC: 0, c.STT_OBJECT: 0}
 
 
@@ -109,12 +111,14 @@ class SymbolTable:
         gcc calls a static variable of a function NAME.N, clang FUNCTION.NAME; a static in a program
         optimised as a whole may be NAME.lto_priv.N.
         """
-        plain = re.escape(encode(name))
-        numbered, within = re.compile(plain + _NUMBER), re.compile(rb"\." + plain + _WITHIN)
-        found = [
-            [s[row] for row in sorted({*s.rows_matching(numbered), *s.rows_ending(within)})]
-            for s in self._sections
-        ]
+        plain = encode(name)
+        found = []
+        for section in self._sections:
+            rows = {
+                *section.rows_beginning(plain + b".", _NUMBER),
+                *section.rows_ending(b"." + plain, _WITHIN),
+            }
+            found.append([section[row] for row in sorted(rows)])
         return [symbol for symbol in _merge(found) if symbol.bind == c.STB_LOCAL]
 
     def fragments(self, symbol: Symbol) -> list[Symbol]:
@@ -131,8 +135,7 @@ class SymbolTable:
 def _fragments(section: SymbolSection, symbol: Symbol) -> list[Symbol]:
     columns = section.columns
     groups = _own_groups(section, symbol)
-    pattern = re.compile(re.escape(encode(symbol.name)) + _FRAGMENT)
-    rows = section.rows_matching(pattern)
+    rows = section.rows_beginning(encode(symbol.name) + b".", _FRAGMENT)
     return [
         s
         for row in rows

@@ -88,13 +88,13 @@ class SymbolSection:
             offsets += self.strings.find(key + b"@")
         return [row for row in self.columns.named(offsets) if self[row].name == name]
 
-    def rows_matching(self, pattern: re.Pattern[bytes]) -> list[int]:
-        """Return the rows whose whole name, with its NUL, matches."""
-        return self.columns.named(self.strings.matches(pattern))
+    def rows_beginning(self, plain: bytes, rest: re.Pattern[bytes]) -> list[int]:
+        """Return the rows whose whole name, with its NUL, is `plain` and a match of `rest`."""
+        return self.columns.named(self.strings.find_before(plain, rest))
 
-    def rows_ending(self, pattern: re.Pattern[bytes]) -> list[int]:
-        """Return the rows whose name, with its NUL, ends with a match behind something else."""
-        ends = self.strings.matches(pattern)
+    def rows_ending(self, plain: bytes, rest: re.Pattern[bytes]) -> list[int]:
+        """Return the rows whose name ends with such, behind something else."""
+        ends = self.strings.find_before(plain, rest)
         return self.columns.named_within([(self.strings.start(end), end) for end in ends])
 
     def select(self, mask: Iterable[object]) -> list[Symbol]:
