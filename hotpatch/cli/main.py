@@ -59,7 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         output = Output()
         output.result(_about(name))
         return 0 if output.written() else 1
-    return _run(name, rest)
+    code = _run(name, rest)
+    gc.freeze()  # else Python looks at its exit, for 5 ms
+    return code
 
 
 def _about(option: str) -> str:
