@@ -8,13 +8,15 @@ import fcntl
 import os
 import select
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from hotpatch.errors import Denied, Gone, HotpatchError, Refused
 from hotpatch.linux import access, procfs, remote
 from hotpatch.linux.restart import Restarter
 from hotpatch.process import ledger
-from hotpatch.process.modules import Module, find_modules
+
+if TYPE_CHECKING:
+    from hotpatch.process.modules import Module
 
 _LARGEST_TEXT = 64 << 20
 _END_TIME = 0.1
@@ -143,6 +145,8 @@ class Process:
     def modules(self) -> tuple[Module, ...]:
         """Return the program and its libraries, in search order; Refused without a program."""
         if self._modules is None:
+            from hotpatch.process.modules import find_modules  # noqa: PLC0415 - reads ELF
+
             anchor = procfs.anchor(self.pid)
             self._modules = find_modules(anchor, self.mappings, self.memory.read)
             if not self._modules or not self._modules[0].program:

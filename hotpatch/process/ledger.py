@@ -49,6 +49,8 @@ _TEXT_OFFSET = 64
 STAGED, APPLIED, REVERTING = 1, 2, 3
 OFF, ON = 0, 1
 _LARGEST = 64 << 20
+STACK_SIZE = 256 << 10
+"""How large the memory at a record's `stack` is."""
 
 
 class Write(NamedTuple):

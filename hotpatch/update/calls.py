@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from hotpatch.arch import syscalls
 from hotpatch.errors import RolledBack
@@ -25,9 +26,10 @@ from hotpatch.process.image import Process
 from hotpatch.quiescence.stacks import StackMap
 from hotpatch.update.borrow import suitable
 from hotpatch.update.moment import NotNow
-from hotpatch.update.places import STACK_SIZE
-from hotpatch.update.plan import Plan
 from hotpatch.update.session import Session
+
+if TYPE_CHECKING:
+    from hotpatch.update.plan import Plan
 
 _LIMIT_NS = 100_000_000
 _NOT_RUN = 0x746F6E2D6E757221
@@ -89,7 +91,7 @@ def _run_some(
         try:
             borrowed.run(
                 place.program,
-                place.stack + STACK_SIZE,
+                place.stack + ledger.STACK_SIZE,
                 _LIMIT_NS,
                 rbx=place.stack,
                 r12=len(functions),

@@ -16,6 +16,7 @@ import struct
 import time
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from hotpatch.errors import HotpatchError
 from hotpatch.linux.threads import Hold
@@ -25,8 +26,10 @@ from hotpatch.quiescence.ranges import Range
 from hotpatch.update import calls
 from hotpatch.update.chain import is_armed
 from hotpatch.update.moment import at_quiescence
-from hotpatch.update.plan import Plan
 from hotpatch.update.session import Session
+
+if TYPE_CHECKING:
+    from hotpatch.update.plan import Plan
 
 _BATCH = 64  # entries checked for one stop
 _BUDGET_NS = 300_000  # what writing entries may add to a stop

@@ -17,13 +17,13 @@ from typing import NamedTuple
 from hotpatch.errors import Refused
 from hotpatch.link.image import image_size
 from hotpatch.patch.file import PatchFile
+from hotpatch.process import ledger
 from hotpatch.process.image import Process
 from hotpatch.process.space import find_space
 from hotpatch.redirect.gate import gate_size
 from hotpatch.update.sites import Site
 
 PAGE = 4096
-STACK_SIZE = 256 << 10
 
 
 class Place(NamedTuple):
@@ -69,7 +69,7 @@ def _shape(patch: PatchFile, groups: list[list[Site]], group: list[Site]) -> Pla
         return Place(0, gates, call, call, call, _up(call, PAGE))
     image = _up(call + _CALL_ROOM, PAGE)
     stack = image + _up(image_size(patch), PAGE)
-    return Place(0, gates, call, image, stack, stack + STACK_SIZE)
+    return Place(0, gates, call, image, stack, stack + ledger.STACK_SIZE)
 
 
 _STAGE_ROOM = 512  # trampolines/x86_64/stage.S and the name that it uses

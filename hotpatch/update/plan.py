@@ -22,7 +22,7 @@ from hotpatch.process.image import Process
 from hotpatch.quiescence.ranges import Range
 from hotpatch.redirect.gate import GateCode, build_gates
 from hotpatch.update.neighbours import Neighbours
-from hotpatch.update.places import STACK_SIZE, Place, find_places
+from hotpatch.update.places import Place, find_places
 from hotpatch.update.programs import program
 from hotpatch.update.sites import Site, find_sites, group_sites
 from hotpatch.update.verdicts import Verdict, verdicts
@@ -220,7 +220,7 @@ def _region(
         contents.append(ledger.Write(place.call, program("call.S", place.call, uses_fpu=True)[1]))
         contents.append(ledger.Write(image.base, image.content))
         runs = [run for run in image.runs if run.prot != _PROT_READ | 4]
-        runs.append(Run(place.stack, STACK_SIZE, _PROT_RW))
+        runs.append(Run(place.stack, ledger.STACK_SIZE, _PROT_RW))
     if len(header) > place.gates - place.start:
         raise HotpatchError(f"the ledger's record of {patch.name} has {len(header)} bytes")
     return Region(

@@ -14,7 +14,6 @@ from hotpatch.process import ledger
 from hotpatch.update import chain
 from hotpatch.update.commit import disarm
 from hotpatch.update.session import Session
-from hotpatch.update.unmap import present, unmap
 
 
 def recover(session: Session) -> None:
@@ -27,6 +26,8 @@ def recover(session: Session) -> None:
             session.warnings.append(f"finished {patch.record.name}, whose patcher died")
     remove_switched_off(session)
     for remnant in process.remnants:
+        from hotpatch.update.unmap import unmap  # noqa: PLC0415 - seldom needed
+
         kept = unmap(session, [(remnant.address, remnant.size)], "an unfinished patch")
         if kept:
             session.warnings.append(kept)
@@ -50,6 +51,8 @@ def remove_switched_off(session: Session) -> None:
 
 def remove(session: Session, patch: ledger.Entry) -> str | None:
     """Disarm a patch that is off, and unmap it; return why it stays mapped, if it does."""
+    from hotpatch.update.unmap import present, unmap  # noqa: PLC0415 - not needed to apply
+
     process = session.process
     disarm(session, [f for f in patch.record.functions if not chain.is_untouched(process, f)])
     kept = unmap(session, present(session, patch.record.regions), patch.record.name)

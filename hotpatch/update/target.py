@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The library: a target to be looked at, patched and reverted, step by step or at once."""
+"""The library: a target to be looked at, patched and reverted, step by step or at once.
+
+What a method needs is imported in it: half of hotpatch is about planning, and no revert needs that.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from hotpatch.errors import Refused
-from hotpatch.patch.file import PatchFile
 from hotpatch.process import ledger
 from hotpatch.process.image import Process
-from hotpatch.update import apply as applying
-from hotpatch.update import revert as reverting
-from hotpatch.update.plan import Plan, make_plan
 from hotpatch.update.result import Progress, Result
-from hotpatch.update.session import Options
+
+if TYPE_CHECKING:
+    from hotpatch.update.plan import Plan
 
 OnProgress = Callable[[Progress], None]
 
@@ -56,6 +58,9 @@ class Target:
         `replace` names functions ("old" or "old=new") of a shared object without a
         manifest; `force` skips refusals that say they may be forced. Raises Refused.
         """
+        from hotpatch.patch.file import PatchFile  # noqa: PLC0415
+        from hotpatch.update.plan import make_plan  # noqa: PLC0415
+
         self._process.refresh()
         patch = PatchFile.open(path, replace)
         with self._process.expected_alive():
@@ -76,6 +81,10 @@ class Target:
         may be held, `on_progress` is called between tries. A plan whose patch file has
         changed since is Refused.
         """
+        from hotpatch.patch.file import PatchFile  # noqa: PLC0415
+        from hotpatch.update import apply as applying  # noqa: PLC0415
+        from hotpatch.update.session import Options  # noqa: PLC0415
+
         options = Options(timeout, max_pause_ms, on_progress)
         self._process.refresh()
         if isinstance(plan, str):
@@ -98,6 +107,9 @@ class Target:
         on_progress: OnProgress | None = None,
     ) -> Result:
         """Take out a patch, the newest where no id is given; return what was done, read back."""
+        from hotpatch.update import revert as reverting  # noqa: PLC0415
+        from hotpatch.update.session import Options  # noqa: PLC0415
+
         self._process.refresh()
         options = Options(timeout, max_pause_ms, on_progress)
         with self._process.expected_alive():
@@ -113,6 +125,8 @@ class Target:
 
         Raises Refused where there is none, or several.
         """
+        from hotpatch.update import revert as reverting  # noqa: PLC0415
+
         self._process.refresh()
         return reverting.find(self._process, patch_id)
 

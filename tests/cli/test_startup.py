@@ -64,10 +64,19 @@ def test_revert() -> None:
     with running("simple") as program:
         hotpatch("apply", program.pid, patch("answer_2"))
         modules = imported("revert", program.pid)
-    assert "capstone" not in modules
+    assert not modules & {"capstone", "keystone", "typing", "inspect", "subprocess"}
+    assert not ours(modules) & {"patch", "link", "redirect", "elf", "dwarf"}
 
 
 def test_apply() -> None:
     with running("simple") as program:
         modules = imported("apply", program.pid, patch("answer_2"))
     assert not modules & {"argparse", "elftools", "ptrace", "dataclasses"}
+    assert not modules & {"capstone", "keystone", "typing", "inspect", "subprocess", "_hashlib"}
+    assert "hotpatch.update.unmap" not in modules
+
+
+def test_check() -> None:
+    with running("simple") as program:
+        modules = imported("check", program.pid, patch("answer_2"))
+    assert not modules & {"hotpatch.update.apply", "hotpatch.update.session"}
