@@ -22,8 +22,8 @@ from __future__ import annotations
 import os
 import re
 import struct
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, cached_property
 from typing import NamedTuple
 
 ARCH = "x86_64"
@@ -34,6 +34,8 @@ _RIP_OPERAND = re.compile(r"\[\s*rip\s*\+\s*([A-Za-z_]\w*)\s*\]")
 _DECIMAL = re.compile(r"(?<![\w.])\d+(?![\w:])")
 # Displacements that stand for `[rip + symbol]` until the instruction's end is known.
 _PLACEHOLDER = 0x5EEDC000
+# Where a template is assembled, and its symbols: so far away that no jump is shortened to 8 bits.
+_BASE, _VALUE, _STEP = 0x10000000, 0x20000000, 0x01010101
 
 
 class AssemblyError(ValueError):
@@ -68,20 +70,52 @@ class _RipOperand(NamedTuple):
         return _PLACEHOLDER + self.number
 
 
-class Template(NamedTuple):
-    """Code with the symbols left open; `labels` are offsets into it."""
+class Template:
+    """Code of a file with symbols left open; `labels` are offsets into it.
 
-    code: bytes
-    fields: tuple[Field, ...]
-    labels: dict[str, int]
+    To know its size takes one assembly; the others are made when it is filled for the first time.
+    """
+
+    def __init__(self, name: str, symbols: Sequence[str]) -> None:
+        """Assemble the file `name`; raises AssemblyError."""
+        self._name = name
+        self._values = dict.fromkeys(symbols, _VALUE)
+        self.code, labels = assemble(name, _BASE, **self._values)
+        self.labels = {label: place - _BASE for label, place in labels.items()}
 
     def fill(self, address: int, **symbols: int) -> bytes:
         """Return the code for `address`; OverflowError where a symbol is out of reach."""
         code = bytearray(self.code)
-        for name, offset, size, relative, addend in self.fields:
+        for name, offset, size, relative, addend in self._fields:
             value = symbols[name] + addend - (address if relative else 0)
             code[offset : offset + size] = _encode(value, size, signed=relative)
         return bytes(code)
+
+    @cached_property
+    def _fields(self) -> tuple[Field, ...]:
+        """What depends on a symbol; its fields are of 8 bytes if a value beyond 32 bits fits."""
+        moved = {symbol: value + _STEP for symbol, value in self._values.items()}
+        shifted = assemble(self._name, _BASE + _STEP, **moved).code
+        fields: list[Field] = []
+        for symbol in self._values:
+            for offset in _changed(self.code, self._with(symbol, _STEP))[::4]:
+                relative = self.code[offset : offset + 4] == shifted[offset : offset + 4]
+                size = 8 if not relative and self._takes_64_bits(symbol) else 4
+                (value,) = struct.unpack_from("<i" if size == 4 else "<q", self.code, offset)
+                addend = value - _VALUE + (_BASE if relative else 0)
+                fields.append(Field(symbol, offset, size, relative, addend))
+        return tuple(fields)
+
+    def _takes_64_bits(self, symbol: str) -> bool:
+        try:
+            wide = self._with(symbol, 1 << 32)
+        except AssemblyError:
+            return False
+        return len(wide) == len(self.code) and wide != self.code
+
+    def _with(self, symbol: str, step: int) -> bytes:
+        """Return the code as it is with another value of a symbol."""
+        return assemble(self._name, _BASE, **{**self._values, symbol: _VALUE + step}).code
 
 
 def source(name: str) -> str:
@@ -126,35 +160,8 @@ def _statements(name_or_text: str) -> str:
 
 @cache
 def template(name: str, *symbols: str) -> Template:
-    """Return the file `name` as a template with the open `symbols`.
-
-    A symbol's fields all have one size: 8 bytes if a value beyond 32 bits fits, else 4.
-    """
-    # Far from the code's own address, so that no jump is shortened to 8 bits.
-    base, step = 0x10000000, 0x01010101
-    values = dict.fromkeys(symbols, 0x20000000)
-    code = assemble(name, base, **values)
-    shifted = assemble(name, base + step, **{s: v + step for s, v in values.items()}).code
-    fields: list[Field] = []
-    for symbol in symbols:
-        changed = assemble(name, base, **{**values, symbol: values[symbol] + step}).code
-        offsets = _changed(code.code, changed)[::4]
-        size = 8 if _takes_64_bits(name, base, values, symbol, code.code) else 4
-        for offset in offsets:
-            relative = code.code[offset : offset + 4] == shifted[offset : offset + 4]
-            (value,) = struct.unpack_from("<i" if size == 4 else "<q", code.code, offset)
-            addend = value - values[symbol] + (base if relative else 0)
-            fields.append(Field(symbol, offset, size, relative, addend))
-    labels = {label: place - base for label, place in code.labels.items()}
-    return Template(code.code, tuple(fields), labels)
-
-
-def _takes_64_bits(name: str, base: int, values: dict[str, int], symbol: str, code: bytes) -> bool:
-    try:
-        wide = assemble(name, base, **{**values, symbol: values[symbol] + (1 << 32)})
-    except AssemblyError:
-        return False
-    return len(wide.code) == len(code) and wide.code != code
+    """Return the file `name` as a template with the open `symbols`."""
+    return Template(name, symbols)
 
 
 def _changed(one: bytes, other: bytes) -> list[int]:
