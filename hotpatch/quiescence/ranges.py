@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The code that must not be active, and a search for words that point into it.
+"""Ranges of code that must not be active, or of memory, and a search for words that point there.
 
 A word that points strictly inside a range may be a return address or a program counter. One
 that equals its start is neither: a thread about to execute the first byte of an entry, a gate or a

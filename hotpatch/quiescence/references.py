@@ -20,6 +20,7 @@ from typing import NamedTuple
 from hotpatch.linux import procfs, ptrace
 from hotpatch.linux.memory import Buffer, Memory
 from hotpatch.linux.threads import Thread
+from hotpatch.quiescence.ranges import Range, Ranges
 
 _BATCH = 4 << 20
 _DEVICE = frozenset(("io", "pf"))
@@ -119,39 +120,12 @@ def _is_apart(area: procfs.Area) -> bool:
     return area.protection[1] == "w" and (area.protection[3] == "s" or "ht" in area.flags)
 
 
-class Pointers:
-    """Searches memory for words that point to somewhere in a set of spans."""
-
-    def __init__(self, spans: Iterable[Span]) -> None:
-        """Prepare to look for pointers to the bytes of some (start, end)."""
-        self._spans = sorted(spans)
-        windows = {w for start, end in self._spans for w in range(start >> 24, (end >> 24) + 1)}
-        self._needles = [window.to_bytes(5, "little") for window in sorted(windows)]
-
-    def point_to(self, word: int) -> bool:
-        """Say whether a word is a pointer into the spans."""
-        return any(start <= word < end for start, end in self._spans)
-
-    def search(self, words: bytes | bytearray) -> list[tuple[int, int]]:
-        """Return (offset, word) of each aligned 8-byte word that points into the spans.
-
-        What their addresses have in common, the upper five bytes, is looked for in bulk: about
-        1 ns a byte.
-        """
-        found = []
-        for needle in self._needles:
-            at = words.find(needle)
-            while at >= 0:
-                offset = at - 3
-                if offset >= 0 and not offset & 7:
-                    word = int.from_bytes(words[offset : offset + 8], "little")
-                    if self.point_to(word):
-                        found.append((offset, word))
-                at = words.find(needle, at + 1)
-        return found
+def pointers(spans: Iterable[Span]) -> Ranges:
+    """Return what finds pointers to the bytes of some (start, end), the first one included."""
+    return Ranges(Range(start - 1, end, "") for start, end in spans)
 
 
-def in_vectors(threads: Iterable[Thread], pointers: Pointers) -> bool:
+def in_vectors(threads: Iterable[Thread], pointers: Ranges) -> bool:
     """Say whether a vector register of some stopped threads holds a pointer.
 
     Threads inside a system call are passed over: to a function that makes one, as to every
@@ -162,23 +136,24 @@ def in_vectors(threads: Iterable[Thread], pointers: Pointers) -> bool:
     return any(pointers.search(state) for state in states)
 
 
-def search(memory: Memory, areas: Iterable[procfs.Area], pointers: Pointers) -> list[Reference]:
+def search(memory: Memory, areas: Iterable[procfs.Area], pointers: Ranges) -> list[Reference]:
     """Return the pointers in the private memory of some areas; what can't be read has none."""
     found: list[Reference] = []
-    buffer = Buffer(_BATCH)
-    for batch in _batches(procfs.populated(memory.pid, [(a.start, a.end) for a in areas])):
+    runs = procfs.populated(memory.pid, [(area.start, area.end) for area in areas])
+    buffer = Buffer(min(_BATCH, sum(end - start for start, end in runs)), pointers.lane)
+    for batch in _batches(runs):
         memory.copy(batch, buffer)
         found += search_copy(batch, buffer, pointers)
     return found
 
 
 def search_copy(
-    pieces: Sequence[tuple[int, int]], copied: Buffer, pointers: Pointers
+    pieces: Sequence[tuple[int, int]], copied: Buffer, pointers: Ranges
 ) -> list[Reference]:
     """Return the pointers in (address, size) pieces that were copied one behind the other."""
     ends = list(accumulate(size for _, size in pieces))
     found = []
-    for offset, word in pointers.search(copied.content(0, ends[-1] if ends else 0)):
+    for offset, word in pointers.search_buffer(copied, ends[-1] if ends else 0):
         at = bisect_right(ends, offset)
         address, size = pieces[at]
         found.append(Reference(address + offset - (ends[at] - size), word))

@@ -35,7 +35,8 @@ from hotpatch.linux.threads import Hold, Thread
 from hotpatch.process import ledger
 from hotpatch.quiescence import references
 from hotpatch.quiescence.dead import DeadStacks
-from hotpatch.quiescence.references import Pointers, Reference, Span, Survey
+from hotpatch.quiescence.ranges import Ranges
+from hotpatch.quiescence.references import Reference, Span, Survey
 from hotpatch.update.borrow import suitable, with_borrowed
 from hotpatch.update.moment import NotNow
 from hotpatch.update.programs import program
@@ -94,7 +95,7 @@ def site(header: int, header_size: int, code: int) -> Site:
     return Site(header, header_size, *program("snapshot.S", code, uses_fpu=False))
 
 
-def take(session: Session, at: Site, survey: Survey, pointers: Pointers, hold: Hold) -> Taken | str:
+def take(session: Session, at: Site, survey: Survey, pointers: Ranges, hold: Hold) -> Taken | str:
     """Take a snapshot in a stop of all threads; return why not, where the target can't.
 
     Either way there may be a child then, which `let_end` ends. Raises NotNow, Gone.
@@ -109,7 +110,7 @@ def take(session: Session, at: Site, survey: Survey, pointers: Pointers, hold: H
         return denied.reason
     if thread is None:
         raise NotNow("no thread was in a place from which it can be borrowed")
-    apart = Buffer(sum(size for _, size in survey.pieces_apart))
+    apart = Buffer(sum(size for _, size in survey.pieces_apart), pointers.lane)
     process.memory.copy(survey.pieces_apart, apart)
     space = procfs.address_space(process.pid)
     with Borrowed(thread, process.memory, process.gadgets) as borrowed:
@@ -137,7 +138,7 @@ def look_through(
     at: Site,
     taken: Taken,
     survey: Survey,
-    pointers: Pointers,
+    pointers: Ranges,
     own: Sequence[Span],
 ) -> list[Reference]:
     """Return all references in the snapshot that was taken; raises Changed and Lost."""
@@ -178,7 +179,7 @@ def _look_through(
     snapshot: Snapshot,
     taken: Taken,
     survey: Survey,
-    pointers: Pointers,
+    pointers: Ranges,
     own: Sequence[Span],
 ) -> list[Reference]:
     inherited = references.survey(snapshot.pid, own)
@@ -194,13 +195,13 @@ def _look_through(
     ]
 
 
-def _handlers(snapshot: Snapshot, actions: int, pointers: Pointers) -> list[Reference]:
+def _handlers(snapshot: Snapshot, actions: int, pointers: Ranges) -> list[Reference]:
     """Return the handlers of signals that lie in the patch; struct kernel_sigaction."""
     found = []
     table = snapshot.memory.read(actions, _SIGNALS * _ACTION_SIZE)
     for number, action in enumerate(struct.iter_unpack("<QQQQ", table), 1):
         for word in (action[0], action[2]):  # sa_handler, sa_restorer
-            if pointers.point_to(word):
+            if pointers.find(word) is not None:
                 found.append(Reference(0, word, f"the handler of signal {number}"))
     return found
 

@@ -27,8 +27,8 @@ from hotpatch.linux.remote import Borrowed
 from hotpatch.linux.snapshot import Lost
 from hotpatch.process import ledger
 from hotpatch.quiescence import references
-from hotpatch.quiescence.ranges import Range
-from hotpatch.quiescence.references import Pointers, Reference, Span, Survey
+from hotpatch.quiescence.ranges import Range, Ranges
+from hotpatch.quiescence.references import Reference, Span, Survey
 from hotpatch.update import snapshot
 from hotpatch.update.borrow import with_borrowed
 from hotpatch.update.moment import at_quiescence
@@ -82,7 +82,7 @@ def _unmap(session: Session, spans: list[Span], name: str) -> None:
         return
     if not snapshot.reap_leftover(session, at.header):
         raise _Kept("the snapshot that an earlier hotpatch took of the target has not ended yet")
-    pointers = Pointers(spans)
+    pointers = references.pointers(spans)
     for _ in range(_TRIES):
         survey = _survey(session, spans)
         _expect_none(session, _search_running(session, survey, pointers))
@@ -168,7 +168,7 @@ def _expect_room(session: Session, survey: Survey) -> None:
         )
 
 
-def _search_running(session: Session, survey: Survey, pointers: Pointers) -> list[Reference]:
+def _search_running(session: Session, survey: Survey, pointers: Ranges) -> list[Reference]:
     """Search the memory of the running target, but for what may be dead memory of stacks."""
     process = session.process
     with session.looks() as looks:
@@ -193,7 +193,7 @@ def _look_through(
     at: snapshot.Site,
     taken: snapshot.Taken | str,
     survey: Survey,
-    pointers: Pointers,
+    pointers: Ranges,
     spans: list[Span],
 ) -> list[Reference] | None:
     """Return the references in a snapshot, None where there is none or it doesn't tell."""
