@@ -201,13 +201,16 @@ def sleep(pid: int, tid: int) -> Sleep | None:
     return Sleep(int(fields[0]), tuple(words[:6]), words[6], words[7])
 
 
-def scheduling(pid: int, tid: int, schedstat: int) -> Scheduling | None:
+def scheduling(pid: int, tid: int, schedstat: int, sleep_seen: Sleep | None) -> Scheduling | None:
     """Return the scheduler's record of a thread, None on a kernel that doesn't show it.
 
-    `schedstat` is what `open_schedstat` returned for the thread. None as well for a thread that ran
-    while it was read: its parts would not fit each other.
+    `schedstat` is what `open_schedstat` returned for the thread. With `sleep_seen`, the record is
+    that of a thread which is in that sleep: it is seen to sleep after the count of timeslices was
+    read, and that is the same in the end. None for a thread that runs meanwhile.
     """
     slices = timeslices(schedstat)
+    if sleep_seen is not None and sleep(pid, tid) != sleep_seen:
+        return None
     try:
         text = read(f"/proc/{pid}/task/{tid}/sched")
         stat = read(f"/proc/{pid}/task/{tid}/stat")
@@ -236,9 +239,18 @@ def open_schedstat(pid: int, tid: int) -> int | None:
 def timeslices(schedstat: int) -> int | None:
     """Return how often a thread was put on a processor; None where it has ended."""
     try:
-        return int(os.pread(schedstat, 128, 0).split()[2])
-    except (OSError, IndexError):
+        return parse_timeslices(os.pread(schedstat, SCHEDSTAT_SIZE, 0))
+    except OSError:
         return None
+
+
+SCHEDSTAT_SIZE = 64  # three decimal numbers of 64 bits
+
+
+def parse_timeslices(schedstat: bytes | bytearray) -> int | None:
+    """Return the number of timeslices in the text of a schedstat file, None where it has none."""
+    fields = schedstat.split()
+    return int(fields[2]) if len(fields) > 2 else None
 
 
 def open_paths(pid: int, mapping: Mapping) -> list[str]:

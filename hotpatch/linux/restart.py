@@ -10,7 +10,9 @@ would wait anew for the whole of it.
 
 How long a thread has slept follows from the scheduler's record of when it went off its processor,
 read before the stop. The clock of that record is the processor's own, so it is compared with
-what the patcher's own record says right after it went off that processor itself.
+what the patcher's own record says right after it went off that processor itself. That the thread
+still sleeps the same sleep when it is interrupted is seen right before that: how often it has been
+on a processor is still the same (`Looks.watched`).
 """
 
 from __future__ import annotations
@@ -32,39 +34,38 @@ from hotpatch.linux.threads import Batch
 _NS = 1_000_000_000
 _EINTR, _ERESTARTNOHAND = (arch.unsigned(-code) for code in (arch.EINTR, arch.ERESTARTNOHAND))
 _MOST_OPEN = 500  # descriptors; more threads in such calls count as having begun to wait just now
+_ROUNDED_NS = 1_500_000  # a millisecond, and a little for going back to sleep
 _STACK_GAP = 8192  # more than a signal frame: see Restarter._write_timespec
 
 
 class Look(NamedTuple):
     """A thread as it slept shortly before a stop.
 
-    For calls with a timeout, `since_ns` is when it went to sleep, in time.perf_counter_ns,
-    `timeslices` how often it had been on a processor by then, and `schedstat` the descriptor that
-    tells that again (procfs.open_schedstat); all None where that isn't known.
+    For calls with a timeout, `since_ns` is when it went to sleep, in time.perf_counter_ns, and
+    `timeslices` how often it had been on a processor by then; both None where that isn't known.
     """
 
     sleep: procfs.Sleep
     since_ns: int | None = None
     timeslices: int | None = None
-    schedstat: int | None = None
 
 
 class Looks(dict[int, Look]):
     """What the sleeping ones of some threads sleep in, without stopping them; by thread id.
 
-    A context, at whose end descriptors are closed.
+    `watched` are descriptors of the schedstat files of those in calls with a timeout
+    (procfs.open_schedstat), which are to be read again as they are interrupted. A context, at
+    whose end they are closed.
     """
 
     def __init__(self, pid: int, tids: Iterable[int]) -> None:
         """Look at threads of process `pid`."""
         super().__init__()
         self._pid = pid
-        self._clocks: dict[int, int | None] = {}
-        self._open = 0
+        self.watched: dict[int, int] = {}
         try:
-            for tid in tids:
-                if (sleep := procfs.sleep(pid, tid)) is not None:
-                    self[tid] = self._look(tid, sleep)
+            records = {tid: record for tid in tids if (record := self._look(tid)) is not None}
+            self._date(records)
         except BaseException:
             self.close()
             raise
@@ -79,27 +80,37 @@ class Looks(dict[int, Look]):
 
     def close(self) -> None:
         """Close descriptors; what was seen stays."""
-        for tid, look in self.items():
-            if look.schedstat is not None:
-                os.close(look.schedstat)
-                self[tid] = look._replace(schedstat=None)
+        while self.watched:
+            os.close(self.watched.popitem()[1])
 
-    def _look(self, tid: int, sleep: procfs.Sleep) -> Look:
-        if not syscalls.INTERRUPTED_BY_STOP.get(sleep.number, syscalls.NO_TIMEOUT).unit:
-            return Look(sleep)
-        schedstat = procfs.open_schedstat(self._pid, tid) if self._open < _MOST_OPEN else None
+    def _look(self, tid: int) -> procfs.Scheduling | None:
+        """Look at a thread; return the scheduler's record if it sleeps in a call with a timeout."""
+        sleep = procfs.sleep(self._pid, tid)
+        if sleep is None:
+            return None
+        self[tid] = Look(sleep)
+        timed = syscalls.INTERRUPTED_BY_STOP.get(sleep.number, syscalls.NO_TIMEOUT).unit
+        if not timed or len(self.watched) >= _MOST_OPEN:
+            return None
+        schedstat = procfs.open_schedstat(self._pid, tid)
         if schedstat is None:
-            return Look(sleep)
-        record = procfs.scheduling(self._pid, tid, schedstat)
-        if record is None:
-            os.close(schedstat)
-            return Look(sleep)
-        self._open += 1
-        if record.processor not in self._clocks:
-            self._clocks[record.processor] = _clock_offset(record.processor)
-        offset = self._clocks[record.processor]
-        since = None if offset is None else record.exec_start + offset
-        return Look(sleep, since, record.timeslices, schedstat)
+            return None
+        self.watched[tid] = schedstat
+        return procfs.scheduling(self._pid, tid, schedstat, sleep)
+
+    def _date(self, records: dict[int, procfs.Scheduling]) -> None:
+        """Note since when threads sleep.
+
+        The clocks are compared after all records were read: a processor's clock can only have
+        fallen behind meanwhile, which makes calls end late, not early.
+        """
+        processors = {record.processor for record in records.values()}
+        clocks = {processor: _clock_offset(processor) for processor in processors}
+        for tid, record in records.items():
+            offset = clocks[record.processor]
+            if offset is not None:
+                since = record.exec_start + offset
+                self[tid] = Look(self[tid].sleep, since, record.timeslices)
 
 
 def _clock_offset(processor: int) -> int | None:
@@ -127,7 +138,7 @@ def _own_scheduling() -> procfs.Scheduling | None:
     if schedstat is None:
         return None
     try:
-        return procfs.scheduling(pid, tid, schedstat)
+        return procfs.scheduling(pid, tid, schedstat, None)
     finally:
         os.close(schedstat)
 
@@ -135,10 +146,10 @@ def _own_scheduling() -> procfs.Scheduling | None:
 class _State:
     """The registers of one thread of a batch, by name, as they are in its buffer."""
 
-    __slots__ = ("_first", "_words", "tid")
+    __slots__ = ("_first", "_words", "thread")
 
     def __init__(self, batch: Batch, index: int) -> None:
-        self.tid = batch.threads[index].tid
+        self.thread = batch.threads[index]
         self._words = batch.states.words
         self._first = (batch.first + index) * arch.COUNT
 
@@ -147,6 +158,13 @@ class _State:
 
     def __setitem__(self, register: str, value: int) -> None:
         self._words[self._first + arch.NUMBER[register]] = value
+
+
+class _Repeated(NamedTuple):
+    """What a call was repeated with: its timeout in ms, and when it is to end, in ns."""
+
+    ms: int
+    until: int
 
 
 class Restarter:
@@ -158,7 +176,7 @@ class Restarter:
     def __init__(self, memory: Memory) -> None:
         """Work on the process that `memory` belongs to."""
         self._memory = memory
-        self._until: dict[int, tuple[int, int]] = {}  # tid: (rsp, perf_counter_ns)
+        self._repeated: dict[int, _Repeated] = {}
 
     def conceal(self, batch: Batch, looks: Mapping[int, Look]) -> None:
         """Change the registers of those stopped threads whose call would return EINTR."""
@@ -174,22 +192,24 @@ class Restarter:
         state["rax"] = _ERESTARTNOHAND
         asked = self._asked_ns(state, timeout) if timeout.unit else None
         if asked is not None:
-            self._correct_timeout(state, timeout, asked, looks.get(state.tid))
+            now = time.perf_counter_ns()
+            until = self._began_ns(state, looks.get(state.thread.tid), now) + asked
+            if timeout.unit == "ms":
+                self._write_ms(state, timeout.register, until, now)
+            else:
+                self._write_timespec(state, timeout.register, max(0, until - now))
         return True
 
-    def _correct_timeout(
-        self, state: _State, timeout: syscalls.Timeout, asked: int, look: Look | None
-    ) -> None:
-        now, rsp = time.perf_counter_ns(), state["rsp"]
-        until = self._until.get(state.tid)
-        if until is None or until[0] != rsp or until[1] < now:
-            until = (rsp, self._began_ns(state, look, now) + asked)
-            self._until[state.tid] = until
-        left = max(0, until[1] - now)
-        if timeout.unit == "ms":
-            state[timeout.register] = -(-left // 1_000_000)
-        else:
-            self._write_timespec(state, timeout.register, left)
+    def _write_ms(self, state: _State, register: str, until: int, now: int) -> None:
+        """Have a call wait for the rest of its time, rounded up.
+
+        One that we have repeated before was rounded up already: it ends when it was to end then.
+        """
+        before = self._repeated.get(state.thread.tid)
+        if before and before.ms == state[register] and 0 <= until - before.until < _ROUNDED_NS:
+            until = before.until
+        state[register] = -(-max(0, until - now) // 1_000_000)
+        self._repeated[state.thread.tid] = _Repeated(state[register], until)
 
     def _asked_ns(self, state: _State, timeout: syscalls.Timeout) -> int | None:
         """Return the timeout of the call, None for one that waits for ever or not at all."""
@@ -211,7 +231,7 @@ class Restarter:
         """
         if look is None or look.since_ns is None or look.timeslices is None:
             return now
-        if look.schedstat is None or procfs.timeslices(look.schedstat) != look.timeslices + 1:
+        if look.timeslices != state.thread.timeslices():
             return now  # it has been awake since
         if (look.sleep.number, look.sleep.rsp) != (state["orig_rax"], state["rsp"]):
             return now

@@ -19,12 +19,12 @@ import os
 import signal
 import time
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from hotpatch.arch.registers import COUNT, NUMBER, Registers
 from hotpatch.arch.registers import SIZE as REGISTERS_SIZE
-from hotpatch.arch.syscalls import PTRACE, WAIT4
+from hotpatch.arch.syscalls import PREAD64, PTRACE, WAIT4
 from hotpatch.errors import Gone
 from hotpatch.linux import procfs, ptrace
 from hotpatch.linux.memory import Buffer
@@ -47,10 +47,11 @@ _LATE_NS = 2_000_000_000
 class Thread:
     """A thread under our control, interrupted at `interrupted_ns` (time.perf_counter_ns).
 
-    The registers of its stop are the row `row` of `states`.
+    The registers of its stop are the row `row` of `states`. `schedstat` is what that file said
+    right before, where it was watched: a piece of a buffer.
     """
 
-    __slots__ = ("_registers", "interrupted_ns", "row", "states", "tid")
+    __slots__ = ("_registers", "interrupted_ns", "row", "schedstat", "states", "tid")
 
     def __init__(self, tid: int) -> None:
         """Begin to account for a thread that was seized."""
@@ -58,6 +59,7 @@ class Thread:
         self.interrupted_ns = 0
         self.states: Buffer | None = None
         self.row = 0
+        self.schedstat = memoryview(b"")
         self._registers: Registers | None = None
 
     @property
@@ -68,6 +70,13 @@ class Thread:
             at = self.states.start + self.row * REGISTERS_SIZE
             self._registers = Registers.from_buffer(self.states.data, at)
         return self._registers
+
+    def timeslices(self) -> int | None:
+        """Return how often it had been on a processor when it was interrupted, if it was watched.
+
+        If it slept before with the same number, then it slept when it was interrupted.
+        """
+        return procfs.parse_timeslices(self.schedstat.tobytes().rstrip(b"\0"))
 
 
 class Batch(NamedTuple):
@@ -121,6 +130,7 @@ class Hold:
         only: int | None = None,
         limit_ns: int | None = None,
         observer: Observer = lambda _: None,
+        watched: Mapping[int, int] | None = None,
     ) -> None:
         """Prepare to stop all threads, or `only` one.
 
@@ -128,7 +138,8 @@ class Hold:
         Unstoppable past it, or when a thread doesn't stop at all; PermissionError where ptrace is
         denied; Gone. `observer` is given the threads as they stop, some at a time: what it does
         with them takes no time of its own while others still have to stop. It sees every thread
-        that stops, also where the context is not entered in the end.
+        that stops, also where the context is not entered in the end; and is called for none before.
+        `watched` are descriptors of schedstat files, by thread: see Thread.timeslices.
         """
         self.pid = pid
         self.threads: dict[int, Thread] = {}
@@ -137,6 +148,7 @@ class Hold:
         self._limit_ns = limit_ns or _STUCK_NS
         self._limited = limit_ns is not None
         self._observer = observer
+        self._watched = watched or {}
         self._dead: set[int] = set()
         self._pending: dict[int, Thread] = {}
         self._held: list[_Requests] = []
@@ -213,7 +225,7 @@ class Hold:
         """
         self._seize(tids)
         pending = list(self._pending.values())
-        requests = _Requests(pending)
+        requests = _Requests(pending, self._watched)
         self._observer(Batch((), requests.states, 0))  # what has just run, runs twice as fast
         requests.interrupt()
         stopped: list[Thread] = []
@@ -289,7 +301,7 @@ class _Requests:
     was held.
     """
 
-    def __init__(self, threads: list[Thread]) -> None:
+    def __init__(self, threads: list[Thread], watched: Mapping[int, int] | None = None) -> None:
         self.threads = threads
         self.held_ns = 0
         self.states = Buffer(len(threads) * REGISTERS_SIZE)
@@ -298,7 +310,7 @@ class _Requests:
         self._statuses = array("i", bytes(4 * len(threads)))
         statuses, states = self._statuses.buffer_info()[0], self.states.address
         tids = [thread.tid for thread in threads]
-        self._interrupt = Calls((PTRACE, ptrace.INTERRUPT, tid) for tid in tids)
+        self._interrupt, self._ends = _interrupts(threads, watched or {})
         self._wait = Calls(
             (WAIT4, tid, statuses + 4 * row, ptrace.WALL | os.WNOHANG)
             for row, tid in enumerate(tids)
@@ -311,11 +323,15 @@ class _Requests:
 
     def interrupt(self) -> None:
         """Interrupt them; a request fails for one that has ended."""
+        row = 0
         for first in range(0, len(self.threads), _CHUNK):
+            chunk = self.threads[first : first + _CHUNK]
             now = _clock()
-            for thread in self.threads[first : first + _CHUNK]:
+            for thread in chunk:
                 thread.interrupted_ns = now
-            self._interrupt.make(first, first + _CHUNK)
+            end = self._ends[first + len(chunk) - 1]
+            self._interrupt.make(row, end)
+            row = end
 
     def wait(self) -> Sequence[int]:
         """Return what waitpid(2) says of each, 0 for nothing: it is running, or exited with 0.
@@ -352,6 +368,28 @@ class _Requests:
                 chunk = self.threads[first : first + _CHUNK]
                 killed += [t.tid for t, result in zip(chunk, results, strict=True) if result]
         return killed
+
+
+def _interrupts(threads: list[Thread], watched: Mapping[int, int]) -> tuple[Calls, list[int]]:
+    """Return the calls that interrupt threads, and the end of those of each.
+
+    Nothing comes between the look at a watched thread and its interrupt: it has no time to wake up,
+    return to the program, and call anew.
+    """
+    texts = Buffer(len(watched) * procfs.SCHEDSTAT_SIZE)
+    content = memoryview(texts.data)[texts.start :]
+    rows: list[tuple[int, ...]] = []
+    ends = []
+    at = 0
+    for thread in threads:
+        if thread.tid in watched:
+            size = procfs.SCHEDSTAT_SIZE
+            thread.schedstat = content[at : at + size]
+            rows.append((PREAD64, watched[thread.tid], texts.address + at, size, 0))
+            at += size
+        rows.append((PTRACE, ptrace.INTERRUPT, thread.tid))
+        ends.append(len(rows))
+    return Calls(rows), ends
 
 
 def wait(tid: int, deadline_ns: int) -> ptrace.Stop | None:

@@ -87,7 +87,7 @@ class Session:
                 observer(batch)
 
         pid = self.process.pid
-        hold = Hold(pid, only, self.max_pause_ns, stopped)
+        hold = Hold(pid, only, self.max_pause_ns, stopped, looks.watched)
         try:
             with undisturbed(), hold:
                 self.threads = max(self.threads, len(hold.threads))
