@@ -33,6 +33,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from hotpatch.errors import Refused
+from hotpatch.linux import procfs
 from hotpatch.linux.memory import Memory
 from hotpatch.linux.procfs import Mapping
 
@@ -49,6 +50,8 @@ _TEXT_OFFSET = 64
 STAGED, APPLIED, REVERTING = 1, 2, 3
 OFF, ON = 0, 1
 _LARGEST = 64 << 20
+_PAGE = 4096
+_SHAPES, _SHAPE = 64, 45  # the number of pages of a region, modulo the first, is the second
 STACK_SIZE = 256 << 10
 """How large the memory at a record's `stack` is."""
 
@@ -118,7 +121,7 @@ class Entry(NamedTuple):
 class Remnant(NamedTuple):
     """A region of hotpatch's without a record that can be read: a patcher died writing it.
 
-    Its size is that of the whole region, from its name.
+    Its size is that of the whole region, from its name, its mark, or its shape.
     """
 
     address: int
@@ -195,7 +198,7 @@ def find(mappings: Iterable[Mapping], memory: Memory) -> tuple[list[Entry], list
     rest: list[Remnant] = []
     for mapping in mappings:
         if not is_ours(mapping):
-            if _is_marked(mapping, memory):
+            if _is_unfinished(mapping, memory):
                 rest.append(Remnant(mapping.start, mapping.end - mapping.start))
             continue
         size = min(mapping.end - mapping.start, _LARGEST)
@@ -232,11 +235,26 @@ def mark(size: int) -> bytes:
     return MAGIC + struct.pack("<Q", size)
 
 
-def _is_marked(mapping: Mapping, memory: Memory) -> bool:
+def region_size(least: int) -> int:
+    """Return the size for a region that is to have `least` bytes: one of a shape of its own.
+
+    In the moment in which a region is mapped it has neither name nor mark. What it has is this: it
+    is executable, without a reserve (MAP_NORESERVE) and without a single page of memory, and as
+    large as nobody else makes such a thing.
+    """
+    pages = -(-least // _PAGE)
+    return (pages + (_SHAPE - pages) % _SHAPES) * _PAGE
+
+
+def _is_unfinished(mapping: Mapping, memory: Memory) -> bool:
     """Say whether a mapping is a region whose patcher died before it had a header."""
-    if mapping.protection != "r-xp" or mapping.path or mapping.inode:
+    size = mapping.end - mapping.start
+    if mapping.protection != "r-xp" or mapping.path or mapping.inode or size != region_size(size):
         return False
-    return memory.read(mapping.start, 16) == mark(mapping.end - mapping.start)
+    area = next((a for a in procfs.areas(memory.pid) if a.start == mapping.start), None)
+    if area is not None and "nr" in area.flags and not area.anonymous:
+        return True
+    return memory.read(mapping.start, 16) == mark(size)
 
 
 def region_name(patch_id: str, size: int) -> str:

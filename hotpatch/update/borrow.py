@@ -26,7 +26,7 @@ T = TypeVar("T")
 _ROOM = 24 << 10  # a signal frame with AMX state has 11 KiB
 _PROT_READ, _PROT_RW, _PROT_RX = 1, 3, 5
 CALLS = (
-    seccomp.Call(syscalls.MMAP, (0, 4096, _PROT_RX, 0x100022, registers.NO_SYSCALL, 0)),
+    seccomp.Call(syscalls.MMAP, (0, 4096, _PROT_RX, 0x104022, registers.NO_SYSCALL, 0)),
     seccomp.Call(syscalls.MMAP, (0, 4096, _PROT_READ, 0x12, 3, 0)),
     seccomp.Call(syscalls.MPROTECT, (0, 4096, _PROT_READ)),
     seccomp.Call(syscalls.MPROTECT, (0, 4096, _PROT_RW)),

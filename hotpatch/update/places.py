@@ -8,6 +8,7 @@ A region, as it will lie in the target:
     call        r-x   what runs constructors; in the first region only
     image       as the patch's segments say; in the first region only
     stack       rw-   for constructors; in the first region only
+    the rest    r-x   never touched: it makes the size one by which the region is known
 """
 
 from __future__ import annotations
@@ -66,10 +67,10 @@ def _shape(patch: PatchFile, groups: list[list[Site]], group: list[Site]) -> Pla
     gates_size = sum(gate_size(site.entry) for site in group)
     call = _up(gates + max(gates_size, _STAGE_ROOM), 16)
     if not first:
-        return Place(0, gates, call, call, call, _up(call, PAGE))
+        return Place(0, gates, call, call, call, ledger.region_size(call))
     image = _up(call + _CALL_ROOM, PAGE)
     stack = image + _up(image_size(patch), PAGE)
-    return Place(0, gates, call, image, stack, stack + ledger.STACK_SIZE)
+    return Place(0, gates, call, image, stack, ledger.region_size(stack + ledger.STACK_SIZE))
 
 
 _STAGE_ROOM = 512  # trampolines/x86_64/stage.S and the name that it uses

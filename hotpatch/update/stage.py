@@ -5,8 +5,8 @@ One thread is borrowed for the mapping; the contents are then written while the 
 
 Death here leaves a region that nothing leads to. The next patcher knows it by the name of its
 header, which tells its size, or by the mark that it begins with until it has one, and removes it.
-Only right after the system call that maps it does it have neither, and stays: address space, but no
-page of memory.
+Right after the system call that maps it, it has neither, and is known by its shape
+(`ledger.region_size`).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from hotpatch.update.session import Session
 
 _PROT_READ, _PROT_EXEC = 1, 4
 _MAP_PRIVATE_ANONYMOUS = 0x22
+_MAP_NORESERVE = 0x4000
 _MAP_FIXED_NOREPLACE = 0x100000
 _MFD_CLOEXEC, _MFD_NOEXEC_SEAL = 1, 8
 
@@ -76,7 +77,7 @@ def _map(memory: Memory, region: Region, furniture: _Furniture, borrowed: Borrow
         region.address,
         region.size,
         _PROT_READ | _PROT_EXEC,
-        _MAP_PRIVATE_ANONYMOUS | _MAP_FIXED_NOREPLACE,
+        _MAP_PRIVATE_ANONYMOUS | _MAP_NORESERVE | _MAP_FIXED_NOREPLACE,
         -1,
         0,
     )

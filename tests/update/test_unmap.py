@@ -21,7 +21,7 @@ from hotpatch.process.image import Process
 from hotpatch.quiescence import references
 from hotpatch.update import programs, stage, unmap
 from hotpatch.update.borrow import with_borrowed
-from hotpatch.update.plan import make_plan
+from hotpatch.update.plan import Region, make_plan
 from hotpatch.update.session import Options, Session
 from tests.support.proc import descriptors
 from tests.support.programs import executable, patch, running, started, wait_until
@@ -37,6 +37,7 @@ from tests.update.leftovers import (
     state,
 )
 
+NO_RESERVE = 0x4000  # MAP_NORESERVE
 STILL_MOVING = ("thread(s) stayed in", "vector register")
 
 
@@ -203,29 +204,45 @@ def test_remnant_goes_when_nothing_refers_to_it() -> None:
         revert_cleanly(program)
 
 
-def test_remnant_without_a_header() -> None:
+def map_executable(process: Process, region: Region, flags: int) -> None:
+    """Have the target map a region, as staging does, and nothing else."""
+    arguments = (region.address, region.size, 5, 0x22 | 0x100000 | flags, -1, 0)
+    with_borrowed(
+        Session(process, Options()),
+        "stage",
+        lambda borrowed: borrowed.syscall(syscalls.MMAP, *arguments),
+    )
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_remnant_without_a_header(marked: bool) -> None:
     """Its patcher died even before: nothing can have learnt of the region."""
     with running("mallocs") as program:
         with Process(program.pid) as process:
             (region,) = make_plan(process, PatchFile.open(patch("answer_2"))).regions
-            readable_and_executable, fixed = 5, 0x100022
-            with_borrowed(
-                Session(process, Options()),
-                "stage",
-                lambda borrowed: borrowed.syscall(
-                    syscalls.MMAP,
-                    region.address,
-                    region.size,
-                    readable_and_executable,
-                    fixed,
-                    -1,
-                    0,
-                ),
-            )
-            process.memory.write(region.address, ledger.mark(region.size))
+            map_executable(process, region, NO_RESERVE)
+            if marked:
+                process.memory.write(region.address, ledger.mark(region.size))
         assert code_without_file(program.pid) == [(region.address, region.address + region.size)]
         assert complaints(hotpatch.apply(program.pid, patch("answer_3"))) == []
         revert_cleanly(program)
+
+
+@pytest.mark.parametrize("kind", ["with a reserve", "used", "of another size"])
+def test_memory_that_only_looks_like_a_remnant_stays(kind: str) -> None:
+    with running("mallocs") as program:
+        with Process(program.pid) as process:
+            (region,) = make_plan(process, PatchFile.open(patch("answer_2"))).regions
+            if kind == "of another size":
+                region = region._replace(size=region.size + 4096)
+            map_executable(process, region, 0 if kind == "with a reserve" else NO_RESERVE)
+            if kind == "used":
+                process.memory.write(region.address + 8192, b"\x90")
+        own = [(region.address, region.address + region.size)]
+        hotpatch.apply(program.pid, patch("answer_3"))
+        hotpatch.revert(program.pid)
+        assert code_without_file(program.pid) == own
+        assert expect_answer(program, 1)["corrupted"] == 0
 
 
 def test_program_fits_where_destructors_are_called_from() -> None:
