@@ -55,6 +55,9 @@ if TYPE_CHECKING:
     from hotpatch.update.target import (
         revert as revert,
     )
+    from hotpatch.update.target import (
+        stacks as stacks,
+    )
 
 __version__ = "0.1.0"
 
@@ -64,7 +67,9 @@ _HOMES = {
         "hotpatch.errors",
     ),
     **dict.fromkeys(("Progress", "Result"), "hotpatch.update.result"),
-    **dict.fromkeys(("Target", "apply", "check", "patches", "revert"), "hotpatch.update.target"),
+    **dict.fromkeys(
+        ("Target", "apply", "check", "patches", "revert", "stacks"), "hotpatch.update.target"
+    ),
 }
 __all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604
 

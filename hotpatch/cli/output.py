@@ -73,6 +73,10 @@ class Output:
             return f"\x1b[{color}m{text}\x1b[0m"
         return text
 
+    def paint_result(self, color: str, text: str) -> str:
+        """Return a part of a result in colour, where stdout is a terminal that has some."""
+        return self.paint(sys.stdout, color, text)
+
     def _write(self, stream: TextIO | None, text: str) -> None:
         """Write, whatever characters there are; remember that stdout could not be written."""
         if stream is None:

@@ -169,6 +169,27 @@ def find_replaced(process: Process, patch: PatchFile, replacement: Replacement) 
     return found
 
 
+def functions_named(process: Process, name: str, file: str | None) -> list[Definition]:
+    """Return every function of the target that has this name in the source, of `file` if given.
+
+    Those that the compiler made of it for special cases are among them. Raises Refused for none.
+    """
+    found: dict[int, Definition] = {}
+    for module in process.modules:
+        whole = None if file else global_symbol(module, name)
+        for symbol in (
+            *([whole] if whole else ()),
+            *static_symbols(module, name, file),
+            *static_symbols(module, name, file, decorated=True),
+        ):
+            if _is_code(module, symbol) and symbol.size:
+                definition = Definition(module, symbol)
+                found.setdefault(definition.address, definition)
+    if not found:
+        raise _no_function(list(process.modules), name, file)
+    return list(found.values())
+
+
 def _global_function(modules: list[Module], name: str) -> Definition | None:
     for module in modules:
         symbol = global_symbol(module, name)

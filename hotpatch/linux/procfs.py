@@ -225,6 +225,17 @@ def scheduling(pid: int, tid: int, schedstat: int, sleep_seen: Sleep | None) -> 
     return Scheduling(exec_start, processor, slices) if exec_start else None  # 0: just migrated
 
 
+def sleep_record(pid: int, tid: int, sleep_seen: Sleep | None) -> Scheduling | None:
+    """Return the same of a thread that is looked at only once."""
+    schedstat = open_schedstat(pid, tid)
+    if schedstat is None:
+        return None
+    try:
+        return scheduling(pid, tid, schedstat, sleep_seen)
+    finally:
+        os.close(schedstat)
+
+
 def open_schedstat(pid: int, tid: int) -> int | None:
     """Return a descriptor of /proc/PID/task/TID/schedstat, None where there is none.
 

@@ -58,10 +58,14 @@ class Looks(dict[int, Look]):
     whose end they are closed.
     """
 
-    def __init__(self, pid: int, tids: Iterable[int]) -> None:
-        """Look at threads of process `pid`."""
+    def __init__(self, pid: int, tids: Iterable[int], date_all: bool = False) -> None:
+        """Look at threads of process `pid`.
+
+        Since when they sleep is looked up for those in calls with a timeout, or for all.
+        """
         super().__init__()
         self._pid = pid
+        self._date_all = date_all
         self.watched: dict[int, int] = {}
         try:
             records = {tid: record for tid in tids if (record := self._look(tid)) is not None}
@@ -84,13 +88,15 @@ class Looks(dict[int, Look]):
             os.close(self.watched.popitem()[1])
 
     def _look(self, tid: int) -> procfs.Scheduling | None:
-        """Look at a thread; return the scheduler's record if it sleeps in a call with a timeout."""
+        """Look at a thread; return the scheduler's record if it is to be dated."""
         sleep = procfs.sleep(self._pid, tid)
         if sleep is None:
             return None
         self[tid] = Look(sleep)
         timed = syscalls.INTERRUPTED_BY_STOP.get(sleep.number, syscalls.NO_TIMEOUT).unit
-        if not timed or len(self.watched) >= _MOST_OPEN:
+        if not timed:
+            return procfs.sleep_record(self._pid, tid, sleep) if self._date_all else None
+        if len(self.watched) >= _MOST_OPEN:
             return None
         schedstat = procfs.open_schedstat(self._pid, tid)
         if schedstat is None:
@@ -125,22 +131,11 @@ def _clock_offset(processor: int) -> int | None:
         return None
     try:
         os.sched_yield()
-        own = _own_scheduling()
+        own = procfs.sleep_record(os.getpid(), threading.get_native_id(), None)
         now = time.perf_counter_ns()  # not before: a clock that seems slow makes calls end late
     finally:
         os.sched_setaffinity(0, allowed)
     return None if own is None or own.processor != processor else now - own.exec_start
-
-
-def _own_scheduling() -> procfs.Scheduling | None:
-    pid, tid = os.getpid(), threading.get_native_id()
-    schedstat = procfs.open_schedstat(pid, tid)
-    if schedstat is None:
-        return None
-    try:
-        return procfs.scheduling(pid, tid, schedstat, None)
-    finally:
-        os.close(schedstat)
 
 
 class _State:

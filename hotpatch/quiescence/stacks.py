@@ -12,7 +12,7 @@ Not looked at are the stacks of coroutines that no thread runs on at the moment.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -177,3 +177,38 @@ class Scanner:
                 start = max(min(inside) - RED_ZONE & -8, home[0])
                 result[index] = (start, home[1] - start & -8)
         return result
+
+
+class Copier(Scanner):
+    """Keeps copies of the stacks as well, to be unwound when the threads run again."""
+
+    def __init__(self, memory: Memory, stacks: StackMap, ranges: Ranges) -> None:
+        """As a Scanner."""
+        super().__init__(memory, stacks, ranges)
+        self._copies: dict[int, list[tuple[int, bytes]]] = {}
+
+    def _scan(
+        self, tids: Sequence[int], pieces: Sequence[tuple[int, int]], states: bytes | bytearray
+    ) -> None:
+        super()._scan(tids, pieces, states)
+        at = len(states)
+        for tid, (address, size) in zip(tids, pieces, strict=True):
+            if size:
+                copy = (address, bytes(self._buffer.content(at, size)))
+                self._copies.setdefault(tid, []).append(copy)
+            at += size
+
+    def reader(self, tid: int) -> Callable[[int, int], bytes]:
+        """Return what reads memory as it was for a thread; what is no stack of it, as it is now."""
+        copies = self._copies.get(tid, [])
+
+        def read(address: int, size: int) -> bytes:
+            for start, content in copies:
+                if address < start + len(content) and start < address + size:
+                    offset = address - start
+                    if offset < 0 or offset + size > len(content):
+                        raise OSError(14, f"{size} bytes at {address:#x} are not all in the stack")
+                    return content[offset : offset + size]
+            return self._memory.read(address, size)
+
+        return read

@@ -15,6 +15,7 @@ from hotpatch.process.image import Process
 from hotpatch.update.result import Progress, Result
 
 if TYPE_CHECKING:
+    from hotpatch.update.backtrace import Backtrace
     from hotpatch.update.plan import Plan
 
 OnProgress = Callable[[Progress], None]
@@ -115,6 +116,18 @@ class Target:
         with self._process.expected_alive():
             return reverting.revert(self._process, patch_id, options)
 
+    def stacks(self, functions: Sequence[str] = ()) -> Backtrace:
+        """Return what every thread is doing, with the frames that lie in `functions` marked.
+
+        The threads are held for a moment, to copy their stacks. Raises Refused for a function that
+        the process doesn't have.
+        """
+        from hotpatch.update.backtrace import backtrace  # noqa: PLC0415
+
+        self._process.refresh()
+        with self._process.expected_alive():
+            return backtrace(self._process, functions)
+
     def patches(self) -> list[ledger.Entry]:
         """Return the records of patches in the process, the oldest first."""
         self._process.refresh()
@@ -167,3 +180,9 @@ def patches(pid: int) -> list[ledger.Entry]:
     """Return the records of patches in process `pid`, the oldest first."""
     with Target(pid) as target:
         return target.patches()
+
+
+def stacks(pid: int, functions: Sequence[str] = ()) -> Backtrace:
+    """Return what every thread of process `pid` is doing; see Target.stacks."""
+    with Target(pid) as target:
+        return target.stacks(functions)
