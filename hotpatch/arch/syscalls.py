@@ -22,6 +22,7 @@ FTRUNCATE = 77
 CLOSE = 3
 RT_SIGTIMEDWAIT = 128
 FUTEX = 202
+RESTART_SYSCALL = 219
 EXIT_GROUP = 231
 MEMFD_CREATE = 319
 
@@ -70,6 +71,17 @@ def name(number: int) -> str:
     from ptrace.syscall.linux.x86_64 import SYSCALL_NAMES  # noqa: PLC0415
 
     return str(SYSCALL_NAMES.get(number, f"syscall {number}"))
+
+
+def number_before(code: bytes) -> int | None:
+    """Return the number that code loads right before it makes a system call, which is its end.
+
+    That is `mov eax, number; syscall`, as C libraries have it. It tells what a call was that the
+    kernel goes on with as restart_syscall(2).
+    """
+    if len(code) >= 7 and code[-7] == 0xB8 and code.endswith(b"\x0f\x05"):
+        return int.from_bytes(code[-6:-2], "little")
+    return None
 
 
 def waits_for_vfork(number: int, arguments: tuple[int, ...]) -> bool:

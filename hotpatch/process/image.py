@@ -10,6 +10,7 @@ import select
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from hotpatch.arch import syscalls
 from hotpatch.errors import Denied, Gone, HotpatchError, Refused
 from hotpatch.linux import access, procfs, remote
 from hotpatch.linux.restart import Restarter
@@ -194,6 +195,14 @@ class Process:
     def read(self, address: int, size: int) -> bytes:
         """Return memory of the target; raises OSError where it isn't mapped, Gone."""
         return self.memory.read(address, size)
+
+    def call_name(self, sleep: procfs.Sleep) -> str:
+        """Return the name of the system call that a thread sleeps in, as the program made it."""
+        number = sleep.number
+        if number == syscalls.RESTART_SYSCALL:
+            with contextlib.suppress(OSError):
+                number = syscalls.number_before(self.read(sleep.rip - 7, 7)) or number
+        return syscalls.name(number)
 
     def module_at(self, address: int) -> Module | None:
         """Return the module that an address lies in."""

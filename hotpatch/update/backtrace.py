@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from hotpatch.arch import syscalls
 from hotpatch.elf.file import ElfError
 from hotpatch.errors import Busy, Gone
 from hotpatch.link.scope import functions_named
@@ -48,7 +47,8 @@ class ThreadStack(NamedTuple):
     """What a thread was doing.
 
     `syscall` is the system call that it slept in, "" for a thread that ran; `asleep_ms` for how
-    long, where the kernel tells. `frames` are innermost first; where they are not `complete`,
+    long, where the kernel tells: since the call began, or since the last stop of ours. `frames` are
+    innermost first; where they are not `complete`,
     `reason` says why. `blocks` are those of the functions asked for that the thread would return
     into, or may: of an incomplete stack every word counts.
     """
@@ -143,7 +143,7 @@ def _describe(
     if not stack.complete:
         pointing = (ranges.find(word) for word in words.get(thread.tid, ()))
         blocks += [found.function for found in pointing if found]
-    call, asleep_ms = _asleep(thread, look)
+    call, asleep_ms = _asleep(process, thread, look)
     name = procfs.command_name(process.pid, thread.tid)
     return ThreadStack(
         thread.tid,
@@ -157,11 +157,11 @@ def _describe(
     )
 
 
-def _asleep(thread: Thread, look: Look | None) -> tuple[str, float | None]:
+def _asleep(process: Process, thread: Thread, look: Look | None) -> tuple[str, float | None]:
     """Return the call that a thread slept in when it was stopped, and for how long, in ms."""
     if look is None or look.sleep.rsp != thread.registers.rsp:
         return "", None
-    call = syscalls.name(look.sleep.number)
+    call = process.call_name(look.sleep)
     if look.since_ns is None:
         return call, None
     return call, max(0, thread.interrupted_ns - look.since_ns) / 1e6

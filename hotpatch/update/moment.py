@@ -128,7 +128,7 @@ def _describe(session: Session, forbidden: Ranges, looks: Looks, thread: Blocked
     else:
         frames = tuple(str(process.symbolic(a) or f"{a:#x}") for a in thread.addresses)
     seen = looks.get(thread.tid)
-    call = syscalls.name(seen.sleep.number) if seen else "running"
+    call = process.call_name(seen.sleep) if seen else "running"
     return Blocker(thread.tid, name, frames, call)
 
 

@@ -49,7 +49,7 @@ def test_commands_of_later_are_not_listed() -> None:
     shown = hotpatch("--help").out
     for command in COMMANDS:
         assert f"\n  {command} " in shown
-    for command in ("build", "stacks"):
+    for command in ("build",):
         assert command not in shown
         assert hotpatch(command).code == 2
 
