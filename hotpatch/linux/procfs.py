@@ -255,6 +255,17 @@ def timeslices(schedstat: int) -> int | None:
         return None
 
 
+def timeslices_of(pid: int, tid: int) -> int | None:
+    """Return the same of a thread that is looked at only once."""
+    schedstat = open_schedstat(pid, tid)
+    if schedstat is None:
+        return None
+    try:
+        return timeslices(schedstat)
+    finally:
+        os.close(schedstat)
+
+
 SCHEDSTAT_SIZE = 64  # three decimal numbers of 64 bits
 
 

@@ -3,7 +3,8 @@
 
 Every change of code that runs is made here: all threads stopped, their stacks scanned, and only
 when none is in the way the change is made, in the same stop. Otherwise they go on at once, and
-it is tried again.
+it is tried again; but not as long as one that was in the way sleeps the same sleep, which is seen
+without stopping it. A thread that will be in the way for ever is not waited for.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from hotpatch.linux.threads import Hold, Unstoppable
 from hotpatch.quiescence.ranges import Range, Ranges
 from hotpatch.quiescence.stacks import Scanner, StackMap
 from hotpatch.quiescence.verdict import Blocked, unjudged
-from hotpatch.update.session import TOO_LONG, Session, no_time
+from hotpatch.update.session import Session
+from hotpatch.update.waiting import Waiting
 
 T = TypeVar("T")
 
@@ -44,42 +46,41 @@ def at_quiescence(
 
     With `data`, no word of a stack or register may point there at all, whether a thread
     returns through it or not. Raises Busy, with the blocking threads, when there was no such
-    moment until the timeout; whatever `action` raises; Gone and Denied.
+    moment until the timeout, or a thread will never leave; whatever `action` raises; Gone and
+    Denied.
     """
     forbidden = Ranges(ranges)
-    tries = 0
+    waiting = Waiting(session, phase, forbidden)
     while True:
-        tries += 1
-        session.attempts = max(session.attempts, tries)
-        result, obstacles = _attempt(session, phase, forbidden, action, data)
-        if not obstacles:
-            assert result is not None
+        result = _attempt(session, phase, waiting, action, data)
+        if result is not None:
             return result[0]
-        names = tuple(sorted({blocker.function for blocker in obstacles}))
-        if not session.wait_before_retry(phase, tries, names):
-            raise no_time(_reason(obstacles), session, blockers=obstacles, attempts=tries)
+        waiting.wait()
 
 
 def _attempt(
-    session: Session, phase: str, forbidden: Ranges, action: Callable[[Hold], T], data: bool
-) -> tuple[tuple[T] | None, tuple[Blocker, ...]]:
-    """Try once; return the action's result, or what was in the way."""
+    session: Session, phase: str, waiting: Waiting, action: Callable[[Hold], T], data: bool
+) -> tuple[T] | None:
+    """Try once; return the action's result, None where something was in the way."""
+    waiting.count()
     with session.looks() as looks:
-        return _attempt_after(session, looks, phase, forbidden, action, data)
+        return _attempt_after(session, looks, phase, waiting, action, data)
 
 
 def _attempt_after(
     session: Session,
     looks: Looks,
     phase: str,
-    forbidden: Ranges,
+    waiting: Waiting,
     action: Callable[[Hold], T],
     data: bool,
-) -> tuple[tuple[T] | None, tuple[Blocker, ...]]:
+) -> tuple[T] | None:
     process = session.process
     unstoppable = _in_vfork(session, looks)
     if unstoppable:
-        return None, unstoppable
+        waiting.obstructed(unstoppable)
+        return None
+    forbidden = waiting.forbidden
     mappings = procfs.mappings(process.pid)
     stacks = session.stacks = StackMap(process.pid, mappings)
     scanner = Scanner(process.memory, stacks, forbidden)
@@ -91,19 +92,24 @@ def _attempt_after(
             hits = scanner.hits
             blocked = unjudged(hits) if data else judge.judge(hits, threads, stacks, forbidden)
             if not blocked and session.too_long(hold):
-                return None, (Blocker(0, "--max-pause", (), ""),)
+                waiting.obstructed((Blocker(0, "--max-pause", (), ""),))
+                return None
             if not blocked:
-                return (action(hold),), ()
+                return (action(hold),)
     except Unstoppable as error:
         slow = session.max_pause_ns is not None and error.state != "D"
         state = f"(state {error.state})"
-        return None, (
-            Blocker(0, "--max-pause", (), "") if slow else Blocker(error.tid, state, (), ""),
+        waiting.obstructed(
+            (Blocker(0, "--max-pause", (), "") if slow else Blocker(error.tid, state, (), ""),)
         )
+        return None
     except NotNow as error:
-        return None, (Blocker(0, error.reason, (), ""),)
+        waiting.obstructed((Blocker(0, error.reason, (), ""),))
+        return None
     judge.learn(threads[thread.tid] for thread in blocked)
-    return None, tuple(_describe(session, forbidden, looks, thread) for thread in blocked)
+    told = tuple(_describe(session, forbidden, looks, thread) for thread in blocked)
+    waiting.obstructed(told, blocked, threads, data)
+    return None
 
 
 def _in_vfork(session: Session, looks: Looks) -> tuple[Blocker, ...]:
@@ -130,15 +136,3 @@ def _describe(session: Session, forbidden: Ranges, looks: Looks, thread: Blocked
     seen = looks.get(thread.tid)
     call = process.call_name(seen.sleep) if seen else "running"
     return Blocker(thread.tid, name, frames, call)
-
-
-def _reason(blockers: tuple[Blocker, ...]) -> str:
-    first = blockers[0]
-    if first.function == "--max-pause":
-        return TOO_LONG
-    if not first.tid:
-        return first.function
-    if first.function.startswith("("):
-        return f"thread {first.tid} can't be stopped {first.function}"
-    functions = sorted({blocker.function for blocker in blockers})
-    return f"{len(blockers)} thread(s) stayed in {', '.join(functions[:5])}"

@@ -24,6 +24,7 @@ import argparse
 import ctypes
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -40,6 +41,7 @@ from tests.support.programs import ROOT, build, tool
 from tests.targets.servers import Program
 
 TARGETS = ROOT / "targets"
+PATIENCE = 5  # tries to give memory back, of a target that is not quiet long enough
 ALIVE_IN_A_ROW = 3  # a run's number of calls varies a little: it waits by looking again
 ENTRY = 1  # PTRACE_SYSCALL_INFO_ENTRY
 GET_SYSCALL_INFO = 0x420E
@@ -207,12 +209,16 @@ def judge(case: Case, target: Forty, counts: Counter[str]) -> None:
     if is_new:
         hotpatch.revert(target.pid)
         target.expect(case.old)
-    hotpatch.apply(target.pid, patch_path(case))
-    target.expect(case.new)
-    hotpatch.revert(target.pid)
-    target.expect(case.old)
-    with hotpatch.Target(target.pid) as opened:
-        assert not opened.patches(), "a patch is left behind"
+    for _ in range(PATIENCE):
+        hotpatch.apply(target.pid, patch_path(case))
+        target.expect(case.new)
+        result = hotpatch.revert(target.pid)
+        target.expect(case.old)
+        if not hotpatch.patches(target.pid):
+            return
+        why = " ".join(re.sub(r"\d+", "N", warning) for warning in result.warnings)
+        counts[f"memory given back later ({why})"] += 1
+    raise AssertionError(f"a patch is left behind: {result.warnings}")
 
 
 def suspicious(pid: int) -> set[tuple[int, int, str]]:
