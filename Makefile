@@ -28,7 +28,7 @@ lint: .venv/ready ## only check the sources: ruff, mypy, import-linter
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-sweep: .cache/test-packages .venv/ready targets ## kill the patcher at every system call it makes (hours)
+sweep: .cache/test-packages .venv/ready targets ## kill the patcher at every system call it makes (an hour)
 	$(RUN) -m tests.sweeps.kill
 	$(RUN) -m pytest -m sweep
 

@@ -340,7 +340,7 @@ class _Requests:
         they are likely to take. Waiting for a few is not done here.
         """
         statuses, missing, pace = self._statuses, len(self.threads), _STOP_TIME
-        for _ in range(_NAPS):
+        for _ in range(_NAPS if missing else 0):
             nap = missing * pace if missing > _MANY else 0
             if nap:
                 time.sleep(nap)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Applying and reverting again and again: for the short tests here and for `tests.sweeps.soak`."""
+"""Applying and reverting again and again: a few times here, and a thousand times by `make soak`."""
 
 from __future__ import annotations
 
