@@ -57,7 +57,8 @@ class Snapshot:
 def end(pid: int) -> None:
     """Let a traced child go on until it has ended, as far as that takes no longer than 2 s.
 
-    It is then a zombie of the process that it is a copy of.
+    It is then a zombie of the process that it is a copy of. A child that is not traced by us is
+    left alone.
     """
     deadline = time.perf_counter_ns() + _LIMIT_NS
     while True:

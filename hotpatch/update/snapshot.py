@@ -222,13 +222,17 @@ def reap(session: Session, header: int, borrowed: Borrowed) -> bool:
 
 
 def reap_leftover(session: Session, header: int) -> bool:
-    """Reap the child that a dead patcher left, if it did; return False if it still lives."""
+    """Reap the child that an earlier snapshot left, if it did; return False if it still lives.
+
+    It may be one of ours, which was too slow to end: its parent can't reap it before its tracer.
+    """
     for _ in range(_NAPS if has_child(session, header) else 0):
         child = _child(session, header)
         if child is None:
             session.process.memory.write(header + ledger.CHILD_OFFSET, bytes(_CHILD.size))
             return True
-        if child.state in "ZX":
+        end(child.pid)
+        if procfs.state(child.pid, child.pid) in "ZX":
             return with_borrowed(session, "unmap", partial(reap, session, header), REAP)
         time.sleep(_NAP_S)
     return not has_child(session, header)

@@ -125,3 +125,18 @@ def test_thread_that_got_tired_of_waiting_is_left_alone(monkeypatch: pytest.Monk
         hotpatch.apply(program.pid, patch("answer_3"))
         revert_cleanly(program)
         assert expect_answer(program, 1)["corrupted"] == 0
+
+
+def test_child_that_is_slow_to_end_is_reaped_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """We are its tracer, and live on: nobody else can reap it before we do."""
+    with running("mallocs") as program:
+        hotpatch.apply(program.pid, patch("answer_2"))
+        with monkeypatch.context() as patched:
+            patched.setattr(snapshot, "end", lambda pid: None)
+            (why,) = hotpatch.revert(program.pid).warnings
+        assert "has not ended yet" in why
+        assert len(children(program.pid)) == 1
+        hotpatch.apply(program.pid, patch("answer_3"))
+        revert_cleanly(program)
+        assert children(program.pid) == []
+        assert expect_answer(program, 1)["corrupted"] == 0
