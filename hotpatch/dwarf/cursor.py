@@ -7,6 +7,7 @@ The bytes may be anything: what isn't there, or makes no sense, raises `DwarfErr
 from __future__ import annotations
 
 from collections.abc import Callable
+from mmap import mmap
 from struct import Struct
 
 from hotpatch.dwarf import constants as c
@@ -43,12 +44,14 @@ class Cursor:
 
     __slots__ = ("address", "at", "data", "end")
 
-    def __init__(self, data: bytes, address: int = 0, at: int = 0) -> None:
-        """Begin at offset `at` of `data`."""
+    def __init__(
+        self, data: bytes | mmap, address: int = 0, at: int = 0, end: int | None = None
+    ) -> None:
+        """Begin at offset `at` of `data`, of which what is behind `end` is not read."""
         self.data = data
         self.address = address
         self.at = at
-        self.end = len(data)
+        self.end = len(data) if end is None else end
 
     def take(self, size: int) -> bytes:
         """Return the next `size` bytes."""
@@ -127,7 +130,7 @@ class Cursor:
 
     def string(self) -> bytes:
         """Return the bytes up to the next NUL, which is passed."""
-        end = self.data.find(b"\0", self.at)
+        end = self.data.find(b"\0", self.at, self.end)
         if end < 0:
             raise DwarfError("a string without an end")
         found = self.data[self.at : end]

@@ -10,19 +10,15 @@ not to be unwound at run time, is asked where that is silent.
 from __future__ import annotations
 
 import contextlib
-import zlib
 from collections.abc import Callable, Sequence
 
 from hotpatch.dwarf.cfi import Row, row_at
 from hotpatch.dwarf.cursor import DwarfError, Read
 from hotpatch.dwarf.entries import FrameSection
 from hotpatch.dwarf.search import Frames, read_header
+from hotpatch.dwarf.sections import DebugSections
 from hotpatch.elf import constants as elf_constants
 from hotpatch.elf.file import ElfError, ElfFile, Section
-
-_COMPRESSION_HEADER = 24  # Elf64_Chdr: ch_type, reserved, ch_size, ch_addralign
-_ELFCOMPRESS_ZLIB = 1
-_LARGEST_SECTION = 1 << 30
 
 Opener = Callable[[], Frames | None]
 
@@ -100,17 +96,8 @@ def _eh_frame(elf: ElfFile) -> Frames | None:
 
 
 def _debug_frame(elf: ElfFile) -> Frames | None:
-    section = _section(elf, ".debug_frame")
-    if section is None or section.type == elf_constants.SHT_NOBITS:
-        return None
-    content = elf.section_data(section)
-    if section.flags & elf_constants.SHF_COMPRESSED:
-        content = _decompressed(content)
-
-    def read(address: int, size: int) -> bytes:
-        return content[address : address + size]
-
-    return Frames(FrameSection(read, 0, len(content), eh=False))
+    found = DebugSections(elf).get(".debug_frame")
+    return Frames(FrameSection(found.take, 0, found.size, eh=False)) if found else None
 
 
 def _section(elf: ElfFile, name: str) -> Section | None:
@@ -118,18 +105,3 @@ def _section(elf: ElfFile, name: str) -> Section | None:
         return elf.section(name)
     except ElfError:  # the loader doesn't look at section headers: such a file runs
         return None
-
-
-def _decompressed(content: bytes) -> bytes:
-    """Return what is in an SHF_COMPRESSED section (gABI, "Section Compression")."""
-    kind = int.from_bytes(content[:4], "little")
-    size = int.from_bytes(content[8:16], "little")
-    if kind != _ELFCOMPRESS_ZLIB or size > _LARGEST_SECTION:
-        raise DwarfError(f"a section compressed in way {kind} to {size} bytes")
-    try:
-        found = zlib.decompressobj().decompress(content[_COMPRESSION_HEADER:], size or 1)
-    except zlib.error as error:
-        raise DwarfError(f"a compressed section is damaged: {error}") from None
-    if len(found) != size:
-        raise DwarfError("a compressed section is of the wrong size")
-    return found
