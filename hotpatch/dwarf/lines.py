@@ -21,7 +21,7 @@ from hotpatch.dwarf import constants as c
 from hotpatch.dwarf.aranges import UnitIndex
 from hotpatch.dwarf.cursor import DwarfError
 from hotpatch.dwarf.functions import Functions
-from hotpatch.dwarf.line_program import LineTable
+from hotpatch.dwarf.line_program import LineTable, Row
 from hotpatch.dwarf.sections import DebugSections
 from hotpatch.dwarf.units import Unit, Units
 from hotpatch.elf.file import ElfError, ElfFile
@@ -93,38 +93,50 @@ class _File:
     def __init__(self, sections: DebugSections) -> None:
         self._units = Units(sections)
         self._index = UnitIndex(self._units)
-        self._functions: dict[int, Functions] = {}
-        self._lines: dict[int, LineTable | None] = {}
+        self._known: dict[int, _UnitLines | str] = {}
 
     def at(self, pc: int) -> tuple[Position, ...]:
         offset = self._index.find(pc)
-        if offset is None:
-            return ()
-        unit = self._units.at(offset)
-        if offset not in self._functions:
-            self._functions[offset] = Functions(unit)
-            self._lines[offset] = _line_table(unit)
-        lines = self._lines[offset]
-        row = lines.find(pc) if lines is not None else None
-        chain = self._functions[offset].at(pc)
+        return () if offset is None else self._unit(offset).at(pc)
+
+    def _unit(self, offset: int) -> _UnitLines:
+        """Return a unit, which is read once, even where it is damaged."""
+        known = self._known.get(offset)
+        if known is None:
+            try:
+                known = _UnitLines(self._units, self._units.at(offset))
+            except DwarfError as error:
+                known = str(error)
+            self._known[offset] = known
+        if isinstance(known, str):
+            raise DwarfError(known)
+        return known
+
+
+class _UnitLines:
+    """The functions and lines of one unit."""
+
+    def __init__(self, units: Units, unit: Unit) -> None:
+        self._units = units
+        self._unit = unit
+        self._functions = Functions(unit)
+        program = unit.number(unit.root, c.DW_AT_stmt_list)
+        self._lines = LineTable(unit, program) if program is not None else None
+
+    def at(self, pc: int) -> tuple[Position, ...]:
+        row = self._lines.find(pc) if self._lines is not None else None
+        chain = self._functions.at(pc)
         if not chain:
-            return (self._position("", lines, row, False),) if row is not None else ()
+            return (self._position("", row, False),) if row is not None else ()
         positions = []
         for function in chain:
-            name = self._units.name(unit, function.offset)
-            positions.append(self._position(name, lines, row, function.inlined))
+            name = self._units.name(self._unit, function.offset)
+            positions.append(self._position(name, row, function.inlined))
             row = function.call_file, function.call_line
         return tuple(positions)
 
-    def _position(
-        self, name: str, lines: LineTable | None, row: tuple[int, int] | None, inlined: bool
-    ) -> Position:
-        if lines is None or row is None:
+    def _position(self, name: str, row: Row, inlined: bool) -> Position:
+        if self._lines is None or row is None:
             return Position(name, "", 0, inlined)
         file, line = row
-        return Position(name, lines.path(file), line, inlined)
-
-
-def _line_table(unit: Unit) -> LineTable | None:
-    offset = unit.number(unit.root, c.DW_AT_stmt_list)
-    return LineTable(unit, offset) if offset is not None else None
+        return Position(name, self._lines.path(file), line, inlined)
