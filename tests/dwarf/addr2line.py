@@ -76,7 +76,10 @@ def code_of(path: str, step: int) -> list[int]:
 def _functions(gdb: Any, pc: int) -> list[str]:
     names = []
     block = gdb.block_for_pc(pc)
-    while block is not None and not block.is_global and not block.is_static:
+    # A lambda's block lies in that of the function that it is written in, but not its code.
+    while block is not None and block.start <= pc < block.end:
+        if block.is_global or block.is_static:
+            break
         if block.function is not None:
             names.append(block.function.linkage_name)
         block = block.superblock

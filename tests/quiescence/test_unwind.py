@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -203,6 +204,22 @@ def test_every_instruction(compiled: Compile, kind: str) -> None:
                 assert_as_gdb(stack, thread)
             thread = gdb.step(thread.tid)
     assert unknown < STEPS / 20
+
+
+def test_call_frame_information_in_a_separate_debug_file(compiled: Compile, tmp_path: Path) -> None:
+    """What a program that has no .eh_frame of its own was stripped of."""
+    path, debug = str(tmp_path / "shapes"), str(tmp_path / "shapes.debug")
+    flags = SHAPES["gcc .debug_frame"].flags
+    shutil.copy(compiled("shapes.c", *flags), path)
+    subprocess.run(["objcopy", "--only-keep-debug", path, debug], check=True)
+    subprocess.run(["objcopy", "--strip-all", f"--add-gnu-debuglink={debug}", path], check=True)
+    with started([path]) as program, Process(program.pid) as process, Gdb() as gdb:
+        unwinder = Unwinder(process)
+        threads = gdb.attach(program.pid)
+        thread = next(t for t in threads if t.tid != program.pid)
+        for _ in range(200):
+            assert_as_gdb(unwinder.unwind(registers_of(thread), process.read), thread)
+            thread = gdb.step(thread.tid)
 
 
 def test_the_vdso(compiled: Compile) -> None:
