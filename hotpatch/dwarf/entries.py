@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from struct import Struct
 from typing import NamedTuple
 
 from hotpatch.dwarf import constants as c
@@ -17,7 +18,9 @@ from hotpatch.dwarf.cursor import ADDRESS_MASK, Cursor, DwarfError, Read, read_e
 
 _LARGEST_ENTRY = 1 << 20  # bytes; the largest known are the tables of interpreters, some 100 KB
 _EXTENDED = 0xFFFFFFFF  # a length that says that the entry is in the 64-bit format
+_RESERVED = 0xFFFFFFF0  # lengths from here on are none (DWARF 5, 7.4)
 _DEBUG_FRAME_CIE = (0xFFFFFFFF, (1 << 64) - 1)
+_PLAIN_FDE = Struct("<IIQQ")  # length, CIE_pointer, initial_location, address_range
 
 
 class Cie(NamedTuple):
@@ -98,6 +101,47 @@ class FrameSection:
                 if found := self._fde(entry):
                     yield address, found
             address = entry.next
+
+    def starts(self) -> list[tuple[int, int]]:
+        """Return where the code of each FDE begins, and the FDE's address, sorted by both.
+
+        FDEs without code are left out; so are those at 0, as code that the linker dropped is in
+        .debug_frame.
+        """
+        found = None if self._eh or self._size is None else self._plain_starts(self._size)
+        if found is None:
+            found = [(fde.start, at) for at, fde in self.fdes() if fde.end > fde.start > 0]
+        return sorted(found)
+
+    def _plain_starts(self, size: int) -> list[tuple[int, int]] | None:
+        """Go through a .debug_frame with no more work than it takes, as it has no index.
+
+        None where an entry is in the 64-bit format, or has pointers that are not absolute.
+        """
+        data, at, found = read_exactly(self.read, self.address, size), 0, list[tuple[int, int]]()
+        usable: dict[int, bool] = {_DEBUG_FRAME_CIE[False]: False}
+        unpack, last = _PLAIN_FDE.unpack_from, size - _PLAIN_FDE.size
+        while at <= last:
+            length, reference, start, code = unpack(data, at)
+            if length >= _RESERVED:
+                return None
+            if length > min(_LARGEST_ENTRY, size - at - 4):
+                break
+            if reference not in usable:
+                cie = self._cie_or_none(self.address + reference)
+                if cie is not None and cie.pointer_encoding != c.DW_EH_PE_absptr:
+                    return None
+                usable[reference] = cie is not None
+            if usable[reference] and start and code and length >= _PLAIN_FDE.size - 4:
+                found.append((start, self.address + at))
+            at += 4 + length
+        return found
+
+    def _cie_or_none(self, address: int) -> Cie | None:
+        try:
+            return self._cie(address)
+        except DwarfError:
+            return None
 
     def _entry_or_none(self, address: int) -> _Entry | None:
         try:

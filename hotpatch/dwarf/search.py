@@ -102,8 +102,5 @@ class Frames:
     @cached_property
     def _list(self) -> tuple[list[int], list[int]]:
         """Return where each FDE's code begins, sorted, and the FDEs' addresses."""
-        # Code that the linker dropped is left at 0 in .debug_frame.
-        found = sorted(
-            (fde.start, at) for at, fde in self._section.fdes() if fde.end > fde.start > 0
-        )
+        found = self._section.starts()
         return [start for start, _ in found], [address for _, address in found]

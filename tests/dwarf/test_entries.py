@@ -146,6 +146,29 @@ def test_one_damaged_entry_hides_no_other() -> None:
     assert section(data).fde(places[5]).start == 0x9000
 
 
+@pytest.mark.parametrize("eh", [True, False])
+@pytest.mark.parametrize("wide", [True, False])
+def test_where_code_begins(eh: bool, wide: bool) -> None:
+    """In bulk or one by one: sorted, without what is damaged, dropped or empty."""
+    codes = [(0x9000, 16), (START, SIZE), (0, 16), (0x8000, 0)]
+    fdes = [FdeSpec(struct.pack("<QQ", *code), b"\0" * n) for n, code in enumerate(codes)]
+    data, places = build([CieSpec(), *fdes, CieSpec(version=9), fdes[0]], eh, wide)
+    expected = [(START, places[2]), (0x9000, places[1])]
+    assert section(data, eh).starts() == expected
+    # An entry that is longer than the section hides those behind it, and no other.
+    broken = bytearray(data)
+    at = places[2] - SECTION + (4 if wide else 0)
+    broken[at : at + 4] = b"\xff\xff\xff\x7f"
+    assert section(bytes(broken), eh).starts() == expected[1:]
+
+
+def test_encoded_pointers_in_debug_frame_are_followed() -> None:
+    cie = CieSpec(b"zR", bytes((1, c.DW_EH_PE_udata4)))
+    code = struct.pack("<II", START, SIZE)
+    data, (_, fde) = build([cie, FdeSpec(code, b"\0" * 16, b"\x00")], eh=False)
+    assert section(data, eh=False).starts() == [(START, fde)]
+
+
 def test_there_is_an_fde_only_where_there_is_one() -> None:
     data, (cie, fde) = build([CieSpec(), FdeSpec(ABSOLUTE)])
     for wrong in (cie, fde + 1, SECTION + len(data) - 4, SECTION + len(data), 0):
