@@ -63,8 +63,13 @@ class Abbreviation(NamedTuple):
         return found
 
 
-def read_abbreviations(cursor: Cursor, layout: Layout) -> dict[int, Abbreviation]:
-    """Return the table that begins at a place in .debug_abbrev, by code; raises DwarfError."""
+def read_abbreviations(
+    cursor: Cursor, layout: Layout, last: int | None = None
+) -> dict[int, Abbreviation]:
+    """Return the table that begins at a place in .debug_abbrev, by code; raises DwarfError.
+
+    What is behind the code `last` is left out.
+    """
     table: dict[int, Abbreviation] = {}
     while code := cursor.uleb128():
         tag, children = cursor.uleb128(), cursor.u1()
@@ -74,6 +79,8 @@ def read_abbreviations(cursor: Cursor, layout: Layout) -> dict[int, Abbreviation
                 raise DwarfError(f"an entry of more than {_MOST_ATTRIBUTES} attributes")
             attributes.append(_attribute(*pair, cursor, layout))
         table[code] = _abbreviation(tag, bool(children), attributes, layout)
+        if code == last:
+            break
     return table
 
 

@@ -69,9 +69,8 @@ class UnitIndex:
             if offset in listed:
                 continue
             with contextlib.suppress(DwarfError):
-                unit = self._units.at(offset)
+                unit = self._units.glance(offset)
                 found += [(*code, offset) for code in UnitRanges(unit).of(unit.root)]
-            self._units.forget(offset)
         return _sorted(found)
 
 

@@ -133,9 +133,12 @@ class Units:
             unit = self._units[offset] = Unit(self.sections, header, self._tables[key])
         return unit
 
-    def forget(self, offset: int) -> None:
-        """Let go of a unit that was only looked at."""
-        self._units.pop(offset, None)
+    def glance(self, offset: int) -> Unit:
+        """Return a unit of which only `root` can be read, for little work; raises DwarfError."""
+        header = self._header(offset)
+        code = self.sections.need(".debug_info").cursor(offset + header.first).uleb128()
+        cursor = self.sections.need(".debug_abbrev").cursor(header.abbreviations)
+        return Unit(self.sections, header, read_abbreviations(cursor, header.layout, code))
 
     @cached_property
     def offsets(self) -> list[int]:
