@@ -39,6 +39,13 @@ def program(kind: str) -> tuple[bytes, range, dict[str, range]]:
     return content, range(text.addr, text.addr + text.size, 37), tables
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled() -> None:
+    """Compile before any deadline runs."""
+    for kind in KINDS:
+        program(kind)
+
+
 def ask_everything(elf: ElfFile, where: range) -> None:
     lines = SourceLines.of_file(elf)
     for pc in (0, *where, where.stop, 1 << 40):
