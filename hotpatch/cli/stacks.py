@@ -8,7 +8,7 @@ from hotpatch.cli.arguments import Arguments
 from hotpatch.cli.output import RED, Output
 from hotpatch.cli.report import count, milliseconds
 from hotpatch.cli.targets import choose
-from hotpatch.update.backtrace import Backtrace, Place, ThreadStack
+from hotpatch.update.backtrace import Backtrace, MarkedPlace, ThreadStack
 from hotpatch.update.target import Target
 
 OPERANDS = ("PID [FUNCTION ...]", "--exe PATH [FUNCTION ...]")
@@ -49,9 +49,9 @@ def _heading(thread: ThreadStack) -> str:
     return f"thread {thread.tid} ({thread.name}), {doing}{since}"
 
 
-def _frame(number: int, frame: Place, output: Output) -> str:
+def _frame(number: int, frame: MarkedPlace, output: Output) -> str:
     mark = "   <- " + output.paint_result(RED, f"blocks {frame.blocks}") if frame.blocks else ""
-    return f"  #{number:<2} {frame}{mark}"
+    return f"  #{number:<2} {frame.place}{mark}"
 
 
 def _shown(thread: ThreadStack, function: str) -> bool:

@@ -43,6 +43,16 @@ class Module:
         """Return the last part of the path, without the mark of a deleted file."""
         return self.path.removesuffix(" (deleted)").rpartition("/")[2]
 
+    def debug_file(self) -> ElfFile | None:
+        """Return its separate debug file, None where there is none that can be read."""
+        from hotpatch.elf.debuglink import find_debug_file  # noqa: PLC0415 - seldom needed
+
+        try:
+            path = find_debug_file(self.path.removesuffix(" (deleted)"), self.elf)
+            return ElfFile.open(path) if path else None
+        except (OSError, ElfError):
+            return None
+
     def __repr__(self) -> str:
         return f"<Module {self.path} at {self.start:#x}>"
 

@@ -25,7 +25,6 @@ from hotpatch.quiescence.rules import signal_row
 if TYPE_CHECKING:
     from hotpatch.process import ledger
     from hotpatch.process.image import Process
-    from hotpatch.process.modules import Module
 
 _SIGNAL_ROW = signal_row()
 _LAST = 1 << 32
@@ -110,7 +109,7 @@ class Code:
             return self._vdso(address)
         image = self._images.get(module.start)
         if image is None:
-            frames = CallFrames.of_file(module.elf, lambda: _debug_file(module))
+            frames = CallFrames.of_file(module.elf, module.debug_file)
             image = self._images[module.start] = _Image(module.bias, module.elf.read, frames)
         return image
 
@@ -159,13 +158,3 @@ def _code(image: _Image, address: int, size: int) -> bytes:
         return image.read(address - image.bias, size)
     except (ElfError, OSError):
         return b""
-
-
-def _debug_file(module: Module) -> ElfFile | None:
-    from hotpatch.elf.debuglink import find_debug_file  # noqa: PLC0415 - seldom needed
-
-    try:
-        path = find_debug_file(module.path.removesuffix(" (deleted)"), module.elf)
-        return ElfFile.open(path) if path else None
-    except (OSError, ElfError):
-        return None

@@ -202,11 +202,3 @@ class _Window:
         except OSError:
             return None
         return data if len(data) == size else None
-
-
-def describe(process: Process, frame: Frame) -> str:
-    """Return a frame's place as `function+0x12 (module)`, as well as symbols allow."""
-    symbolic = process.symbolic(frame.pc - frame.call)
-    if symbolic is None:
-        return f"{frame.pc:#x}"
-    return str(symbolic._replace(offset=symbolic.offset + frame.call))

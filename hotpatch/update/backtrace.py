@@ -10,37 +10,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from hotpatch.elf.file import ElfError
-from hotpatch.errors import Busy, Gone
+from hotpatch.errors import Busy
 from hotpatch.link.scope import functions_named
 from hotpatch.linux import procfs
 from hotpatch.linux.restart import Look, Looks
 from hotpatch.linux.threads import Thread, Unstoppable
 from hotpatch.process.image import Process
+from hotpatch.quiescence.places import Place, Places
 from hotpatch.quiescence.ranges import Range, Ranges
 from hotpatch.quiescence.stacks import Copier, StackMap
-from hotpatch.quiescence.unwind import Frame, Unwinder
+from hotpatch.quiescence.unwind import Unwinder
 from hotpatch.quiescence.verdict import by_thread
 from hotpatch.update.session import Options, Session
 
 
-class Place(NamedTuple):
-    """A frame for people and programs.
+class MarkedPlace(NamedTuple):
+    """A frame, and which of the functions asked for it is in, or ""."""
 
-    `function` and `module` are "" where they aren't known, `offset` is that into the function.
-    `blocks` is the function of those asked for that the frame is in, or "".
-    """
-
-    pc: int
-    function: str
-    offset: int
-    module: str
+    place: Place
     blocks: str
 
-    def __str__(self) -> str:
-        """Return it as `function+0x12 (module)`, as well as symbols allow."""
-        name = f"{self.function}+{self.offset:#x}" if self.function else f"{self.pc:#x}"
-        return f"{name} ({self.module})" if self.module else name
+    def fields(self) -> dict[str, Any]:
+        """Return it as a part of the JSON object of the command."""
+        place = self.place
+        inlined = [{"function": p.function, "file": p.file, "line": p.line} for p in place.inlined]
+        return {**place._asdict(), "pc": hex(place.pc), "inlined": inlined, "blocks": self.blocks}
 
 
 class ThreadStack(NamedTuple):
@@ -57,15 +51,14 @@ class ThreadStack(NamedTuple):
     name: str
     syscall: str
     asleep_ms: float | None
-    frames: tuple[Place, ...]
+    frames: tuple[MarkedPlace, ...]
     complete: bool
     reason: str
     blocks: tuple[str, ...]
 
     def fields(self) -> dict[str, Any]:
         """Return it as the JSON object of the command."""
-        frames = [{**frame._asdict(), "pc": hex(frame.pc)} for frame in self.frames]
-        return {**self._asdict(), "frames": frames}
+        return {**self._asdict(), "frames": [frame.fields() for frame in self.frames]}
 
 
 class Backtrace(NamedTuple):
@@ -102,11 +95,14 @@ def backtrace(process: Process, functions: Sequence[str]) -> Backtrace:
                 "it waits for storage, or for a child of vfork: try again",
             ) from None
     words = by_thread(copier.hits)
+    places = Places(process)
     return Backtrace(
         process.pid,
         max(1, hold.held_ns // 1000),
         tuple(
-            _describe(process, unwinder, copier, ranges, thread, looks.get(thread.tid), words)
+            _describe(
+                process, places, unwinder, copier, ranges, thread, looks.get(thread.tid), words
+            )
             for thread in sorted(threads, key=lambda thread: thread.tid)
         ),
     )
@@ -130,6 +126,7 @@ def _ranges(process: Process, functions: Sequence[str]) -> list[Range]:
 
 def _describe(
     process: Process,
+    places: Places,
     unwinder: Unwinder,
     copier: Copier,
     ranges: Ranges,
@@ -138,7 +135,10 @@ def _describe(
     words: dict[int, tuple[int, ...]],
 ) -> ThreadStack:
     stack = unwinder.unwind(thread.registers, copier.reader(thread.tid))
-    frames = tuple(_place(process, ranges, frame) for frame in stack.frames)
+    frames = tuple(
+        MarkedPlace(places.of(frame), found.function if (found := ranges.find(frame.pc)) else "")
+        for frame in stack.frames
+    )
     blocks = [frame.blocks for frame in frames if frame.blocks]
     if not stack.complete:
         pointing = (ranges.find(word) for word in words.get(thread.tid, ()))
@@ -165,20 +165,3 @@ def _asleep(process: Process, thread: Thread, look: Look | None) -> tuple[str, f
     if look.since_ns is None:
         return call, None
     return call, max(0, thread.interrupted_ns - look.since_ns) / 1e6
-
-
-def _place(process: Process, ranges: Ranges, frame: Frame) -> Place:
-    try:
-        symbolic = process.symbolic(frame.pc - frame.call)
-    except (ElfError, OSError) as error:
-        if isinstance(error, Gone):
-            raise
-        symbolic = None
-    found = ranges.find(frame.pc)
-    blocks = found.function if found else ""
-    if symbolic is None:
-        return Place(frame.pc, "", 0, "", blocks)
-    if symbolic.function.startswith("0x"):  # only the module is known
-        return Place(frame.pc, "", 0, symbolic.module, blocks)
-    offset = symbolic.offset + frame.call
-    return Place(frame.pc, symbolic.function, offset, symbolic.module, blocks)

@@ -10,6 +10,7 @@ without stopping it. A thread that will be in the way for ever is not waited for
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TypeVar
 
 from hotpatch.arch import syscalls
@@ -76,9 +77,9 @@ def _attempt_after(
     data: bool,
 ) -> tuple[T] | None:
     process = session.process
-    unstoppable = _in_vfork(session, looks)
-    if unstoppable:
-        waiting.obstructed(unstoppable)
+    in_vfork = _in_vfork(session, looks)
+    if in_vfork is not None:
+        waiting.obstructed(in_vfork)
         return None
     forbidden = waiting.forbidden
     mappings = procfs.mappings(process.pid)
@@ -92,7 +93,7 @@ def _attempt_after(
             hits = scanner.hits
             blocked = unjudged(hits) if data else judge.judge(hits, threads, stacks, forbidden)
             if not blocked and session.too_long(hold):
-                waiting.obstructed((Blocker(0, "--max-pause", (), ""),))
+                waiting.obstructed(Blocker(0, "--max-pause", (), ""))
                 return None
             if not blocked:
                 return (action(hold),)
@@ -100,26 +101,27 @@ def _attempt_after(
         slow = session.max_pause_ns is not None and error.state != "D"
         state = f"(state {error.state})"
         waiting.obstructed(
-            (Blocker(0, "--max-pause", (), "") if slow else Blocker(error.tid, state, (), ""),)
+            Blocker(0, "--max-pause", (), "") if slow else Blocker(error.tid, state, (), "")
         )
         return None
     except NotNow as error:
-        waiting.obstructed((Blocker(0, error.reason, (), ""),))
+        waiting.obstructed(Blocker(0, error.reason, (), ""))
         return None
     judge.learn(threads[thread.tid] for thread in blocked)
-    told = tuple(_describe(session, forbidden, looks, thread) for thread in blocked)
-    waiting.obstructed(told, blocked, threads, data)
+    # One that was not unwound yet may have only a stale word on its stack: the next stop will show.
+    sure = [thread.tid for thread in blocked if thread.frames or data]
+    pointers = {tid: threads[tid].registers.rsp for tid in sure}
+    waiting.blocked(blocked, partial(_describe, session, forbidden, looks), pointers)
     return None
 
 
-def _in_vfork(session: Session, looks: Looks) -> tuple[Blocker, ...]:
-    """Return the threads that can't be stopped as they wait for a child of vfork(2)."""
-    return tuple(
-        Blocker(tid, "(vfork)", (), "vfork")
-        for tid, seen in looks.items()
-        if syscalls.waits_for_vfork(seen.sleep.number, seen.sleep.arguments)
-        and procfs.state(session.process.pid, tid) == "D"
-    )
+def _in_vfork(session: Session, looks: Looks) -> Blocker | None:
+    """Return a thread that can't be stopped as it waits for a child of vfork(2)."""
+    for tid, seen in looks.items():
+        waits = syscalls.waits_for_vfork(seen.sleep.number, seen.sleep.arguments)
+        if waits and procfs.state(session.process.pid, tid) == "D":
+            return Blocker(tid, "(vfork)", (), "vfork")
+    return None
 
 
 def _describe(session: Session, forbidden: Ranges, looks: Looks, thread: Blocked) -> Blocker:
@@ -128,9 +130,7 @@ def _describe(session: Session, forbidden: Ranges, looks: Looks, thread: Blocked
     ranges = [forbidden.find(address) for address in thread.addresses]
     name = next((r.function for r in ranges if r is not None), "?")
     if thread.frames:
-        from hotpatch.quiescence.unwind import describe  # noqa: PLC0415 - only with frames
-
-        frames = tuple(describe(process, frame) for frame in thread.frames)
+        frames = tuple(str(session.places.of(frame)) for frame in thread.frames)
     else:
         frames = tuple(str(process.symbolic(a) or f"{a:#x}") for a in thread.addresses)
     seen = looks.get(thread.tid)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from hotpatch.errors import Busy, Denied
 from hotpatch.linux import access, procfs
@@ -17,6 +17,9 @@ from hotpatch.process.image import Process
 from hotpatch.quiescence.stacks import StackMap
 from hotpatch.quiescence.verdict import Judge
 from hotpatch.update.result import FunctionChange, PatchName, Progress, Result, StopTime
+
+if TYPE_CHECKING:
+    from hotpatch.quiescence.places import Places
 
 TOO_LONG = "no stop was short enough for --max-pause"
 
@@ -42,6 +45,7 @@ class Session:
         self.stacks = StackMap(process.pid, ())  # as of the last stop of all threads
         self.kept: set[int] = set()  # regions that could not be given back
         self._judge: Judge | None = None
+        self._places: Places | None = None
         self._stops: list[StopTime] = []
         self._began = time.monotonic()
         self._deadline = self._began + options.timeout
@@ -53,10 +57,19 @@ class Session:
             self._judge = Judge(self.process)
         return self._judge
 
+    @property
+    def places(self) -> Places:
+        """Return what looks up frames; it is not needed before there is somebody in the way."""
+        if self._places is None:
+            from hotpatch.quiescence.places import Places  # noqa: PLC0415
+
+            self._places = Places(self.process)
+        return self._places
+
     def refresh(self) -> None:
         """Forget what was read of the process: its memory map has changed."""
         self.process.refresh()
-        self._judge = None
+        self._judge = self._places = None
 
     @property
     def max_pause_ns(self) -> int | None:

@@ -7,12 +7,11 @@ the way will be for ever: it is not waited for at all.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from hotpatch.errors import Blocker, Busy
 from hotpatch.linux.sleepers import Sleepers
-from hotpatch.linux.threads import Thread
 from hotpatch.quiescence.ranges import Ranges
 from hotpatch.quiescence.verdict import Blocked
 from hotpatch.update.session import TOO_LONG, Session, no_time
@@ -30,8 +29,9 @@ class Waiting:
         self._session = session
         self._phase = phase
         self._tries = 0
-        self._obstacles: tuple[Blocker, ...] = ()
+        self._obstacle: Blocker | None = None
         self._blocked: list[Blocked] = []
+        self._tell: Callable[[Blocked], Blocker] | None = None
         self._sleepers = Sleepers(session.process.pid)
         self._recogniser: Recogniser | None = None
 
@@ -40,58 +40,69 @@ class Waiting:
         self._tries += 1
         self._session.attempts = max(self._session.attempts, self._tries)
 
-    def obstructed(
-        self,
-        obstacles: tuple[Blocker, ...],
-        blocked: Sequence[Blocked] = (),
-        threads: Mapping[int, Thread] | None = None,
-        data: bool = False,
-    ) -> None:
-        """Note what was in the way: as it is told, and the threads with their registers.
+    def obstructed(self, obstacle: Blocker) -> None:
+        """Note what was in the way, where that is no thread in the code."""
+        self._obstacle, self._blocked = obstacle, []
+        self._sleepers.expect({})
 
-        A thread that was not unwound yet may have only a stale word on its stack, which the next
-        stop will show; unless words are what matters (`data`).
+    def blocked(
+        self,
+        blocked: Sequence[Blocked],
+        tell: Callable[[Blocked], Blocker],
+        pointers: Mapping[int, int],
+    ) -> None:
+        """Note which threads were in the way; `tell` describes one, should that be needed.
+
+        `pointers` are the stack pointers of those of them that are so for sure, as long as they
+        sleep.
         """
-        self._obstacles = obstacles
-        self._blocked = list(blocked)
-        sure = [thread.tid for thread in blocked if thread.frames or data]
-        pointers = {tid: threads[tid].registers.rsp for tid in sure} if threads else {}
+        self._obstacle, self._blocked, self._tell = None, list(blocked), tell
         self._sleepers.expect(pointers)
 
     def wait(self) -> None:
         """Wait until another try is worth while; raises Busy where there is no time for one."""
         while True:
             self._expect_end()
-            names = tuple(sorted({blocker.function for blocker in self._obstacles}))
-            if not self._session.wait_before_retry(self._phase, self._tries, names):
+            if not self._session.wait_before_retry(self._phase, self._tries, self._names()):
+                blockers = self._blockers()
                 raise no_time(
-                    _reason(self._obstacles),
-                    self._session,
-                    blockers=self._obstacles,
-                    attempts=self._tries,
+                    _reason(blockers), self._session, blockers=blockers, attempts=self._tries
                 )
             if not self._sleepers.still_there():
                 return
             self.count()
+
+    def _names(self) -> tuple[str, ...]:
+        """Return the functions that are in the way."""
+        if self._obstacle is not None:
+            return (self._obstacle.function,)
+        addresses = {address for thread in self._blocked for address in thread.addresses}
+        found = (self.forbidden.find(address) for address in addresses)
+        return tuple(sorted({place.function for place in found if place is not None}))
+
+    def _blockers(self) -> tuple[Blocker, ...]:
+        if self._obstacle is not None:
+            return (self._obstacle,)
+        assert self._tell is not None
+        return tuple(self._tell(thread) for thread in self._blocked)
 
     def _expect_end(self) -> None:
         """Raise Busy for a function that never returns."""
         if not any(thread.frames for thread in self._blocked):
             return
         from hotpatch.quiescence import endless  # noqa: PLC0415 - only with frames
-        from hotpatch.quiescence.unwind import describe  # noqa: PLC0415
 
         process = self._session.process
         self._recogniser = self._recogniser or endless.Recogniser(process, self.forbidden)
         found = self._recogniser.look(self._blocked)
         if found is None:
             return
-        loop = describe(process, found.loop)
+        loop = self._session.places.of(found.loop)
         raise Busy(
             f"{found.function} never returns: thread {found.tid} lives in the loop at {loop}",
             "nothing was changed; let the patch replace what that loop calls, or a function that "
             "its body is moved into",
-            blockers=self._obstacles,
+            blockers=self._blockers(),
             attempts=self._tries,
         )
 

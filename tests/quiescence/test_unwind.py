@@ -28,7 +28,8 @@ from hotpatch.linux import procfs
 from hotpatch.linux.priority import undisturbed
 from hotpatch.linux.threads import Hold
 from hotpatch.process.image import Process
-from hotpatch.quiescence.unwind import Frame, Stack, Unwinder, describe
+from hotpatch.quiescence.places import Places
+from hotpatch.quiescence.unwind import Frame, Stack, Unwinder
 from tests.quiescence.conftest import Compile
 from tests.quiescence.gdb_frames import Gdb, GdbThread
 from tests.support.proc import status_field
@@ -82,7 +83,8 @@ def check_process(gdb: Gdb, pid: int, samples: int = 1) -> list[Stack]:
 
 
 def names(process: Process, stack: Stack) -> list[str]:
-    return [describe(process, frame) for frame in stack.frames]
+    places = [Places(process).of(frame) for frame in stack.frames]
+    return [f"{place.function}+{place.offset:#x} ({place.module})" for place in places]
 
 
 # ---- programs asleep ----

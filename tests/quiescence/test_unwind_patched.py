@@ -16,7 +16,8 @@ import pytest
 import hotpatch
 from hotpatch.process import ledger
 from hotpatch.process.image import Process
-from hotpatch.quiescence.unwind import Stack, Unwinder, describe
+from hotpatch.quiescence.places import Places
+from hotpatch.quiescence.unwind import Stack, Unwinder
 from tests.quiescence.conftest import Compile
 from tests.quiescence.gdb_frames import Gdb, GdbThread
 from tests.quiescence.test_unwind import registers_of
@@ -150,7 +151,7 @@ def test_descriptions_name_gates_and_patches(program: Program, patch: str) -> No
         for place in (function.gate[0], function.new):
             thread = gdb.run_to(thread.tid, f"*{place:#x}")
             stack = Unwinder(process).unwind(registers_of(thread), process.read)
-            described = [describe(process, frame) for frame in stack.frames]
+            described = [str(Places(process).of(frame)) for frame in stack.frames]
             assert described[1].startswith("run+")
             expected = "frame+0x0 (gate)" if place == function.gate[0] else "(patch "
             assert expected in described[0]

@@ -136,7 +136,7 @@ def test_a_thread_that_enters_vfork_as_it_is_stopped(
     timeout: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It does not stop before its child ends: too late for one try, or for all of them."""
-    monkeypatch.setattr(moment, "_in_vfork", lambda *_: ())
+    monkeypatch.setattr(moment, "_in_vfork", lambda *_: None)
     with running("vforker", "300") as program:
         wait_until(lambda: bool(program.ask()["in_vfork"]), "a thread in vfork")
         try:
