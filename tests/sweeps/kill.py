@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The kill sweep: the patcher dies at every system call that it makes.
 
-    python -m tests.sweeps.kill [--only apply-forty ...]
+    python -m tests.sweeps.kill [--only apply-forty ...] [--first POINT]
 
 For apply and revert, with 1 and with 41 functions (forty that must agree, and the one that calls
 them), the command is run again and again, and ended with SIGKILL at the entry of its 1st, 2nd,
@@ -41,6 +41,7 @@ from tests.support.programs import ROOT, build, tool
 from tests.targets.servers import Program
 
 TARGETS = ROOT / "targets"
+TIMEOUT = 60.0  # for quiescence: a busy machine may take a thread off within a function
 PATIENCE = 5  # tries to give memory back, of a target that is not quiet long enough
 ALIVE_IN_A_ROW = 3  # a run's number of calls varies a little: it waits by looking again
 ENTRY = 1  # PTRACE_SYSCALL_INFO_ENTRY
@@ -98,11 +99,12 @@ def patch_path(case: Case) -> str:
 
 def arguments(case: Case, pid: int) -> list[str]:
     """The command line of a case."""
-    return [case.command, str(pid), *([patch_path(case)] if case.command == "apply" else [])]
+    patch = [patch_path(case)] if case.command == "apply" else []
+    return [case.command, "--timeout", str(TIMEOUT), str(pid), *patch]
 
 
-def sweep(case: Case, report: Callable[[str], None]) -> Counter[str]:
-    """Kill the command of one case at each of its calls; return how it went."""
+def sweep(case: Case, report: Callable[[str], None], first: int = 1) -> Counter[str]:
+    """Kill the command of one case at each of its calls from the `first` on; return how it went."""
     counts: Counter[str] = Counter()
     program = Program("forty", "--threads", "8", "--spinners", "1")
     try:
@@ -111,11 +113,11 @@ def sweep(case: Case, report: Callable[[str], None]) -> Counter[str]:
         judge(case, target, counts)
         counts.clear()
         mapped = suspicious(target.pid)
-        alive, point = 0, 0
+        alive, point = 0, first - 1
         while alive < ALIVE_IN_A_ROW:
             point += 1
             if case.command == "revert":
-                hotpatch.apply(target.pid, patch_path(case))
+                hotpatch.apply(target.pid, patch_path(case), timeout=TIMEOUT)
             died = run_forked(arguments(case, target.pid), point)
             counts["deaths" if died else "survivals"] += 1
             alive = 0 if died else alive + 1
@@ -179,7 +181,7 @@ def sweep_start(case: Case, report: Callable[[str], None]) -> Counter[str]:
         program.ready()
         target = Forty(program)
         if case.command == "revert":
-            hotpatch.apply(target.pid, patch_path(case))
+            hotpatch.apply(target.pid, patch_path(case), timeout=TIMEOUT)
         mapped = maps(target.pid)
         killed_at = ""
         while killed_at != "pidfd_open":
@@ -207,12 +209,12 @@ def judge(case: Case, target: Forty, counts: Counter[str]) -> None:
     is_new = case.new.items() <= answer.items()
     counts["new" if is_new else "old"] += 1
     if is_new:
-        hotpatch.revert(target.pid)
+        hotpatch.revert(target.pid, timeout=TIMEOUT)
         target.expect(case.old)
     for _ in range(PATIENCE):
-        hotpatch.apply(target.pid, patch_path(case))
+        hotpatch.apply(target.pid, patch_path(case), timeout=TIMEOUT)
         target.expect(case.new)
-        result = hotpatch.revert(target.pid)
+        result = hotpatch.revert(target.pid, timeout=TIMEOUT)
         target.expect(case.old)
         if not hotpatch.patches(target.pid):
             return
@@ -235,16 +237,19 @@ def main() -> int:
     names = [*CASES, *(f"start-{name}" for name in CASES if name.endswith("one"))]
     parser = argparse.ArgumentParser(description="Kill the patcher at every system call.")
     parser.add_argument("--only", nargs="+", choices=names, default=names)
+    parser.add_argument("--first", type=int, default=1, help="to go on with one that was ended")
+    options = parser.parse_args()
     build(TARGETS)
     total: Counter[str] = Counter()
-    for name in parser.parse_args().only:
+    for name in options.only:
 
         def report(text: str, name: str = name) -> None:
             print(f"  {name}: {text}", flush=True)
 
         began = time.monotonic()
         start = name.startswith("start-")
-        counts = (sweep_start if start else sweep)(CASES[name.removeprefix("start-")], report)
+        case = CASES[name.removeprefix("start-")]
+        counts = sweep_start(case, report) if start else sweep(case, report, options.first)
         total += counts
         print(f"{name}: {dict(counts)} in {time.monotonic() - began:.0f} s", flush=True)
     print(f"all: {dict(total)}")
