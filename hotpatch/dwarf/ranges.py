@@ -21,7 +21,6 @@ Range = tuple[int, int]
 
 _PIECE = 4096  # bytes of a list that are read at once
 _MOST_RANGES = 1 << 20  # in the lists of one unit; where lists overlap, damage could make more
-_LARGEST_SET = 1 << 26
 
 
 class UnitRanges:

@@ -136,9 +136,9 @@ class Hold:
 
         `limit_ns` is how long stopping may take; entering the context raises
         Unstoppable past it, or when a thread doesn't stop at all; PermissionError where ptrace is
-        denied; Gone. `observer` is given the threads as they stop, some at a time: what it does
-        with them takes no time of its own while others still have to stop. It sees every thread
-        that stops, also where the context is not entered in the end; and is called for none before.
+        denied; Gone. `observer` is given the threads when all have stopped, some at a
+        time: every thread that stops, also where the context is not entered in the end; and none
+        once before, so that its code is in the caches.
         `watched` are descriptors of schedstat files, by thread: see Thread.timeslices.
         """
         self.pid = pid

@@ -42,9 +42,9 @@ class ThreadStack(NamedTuple):
 
     `syscall` is the system call that it slept in, "" for a thread that ran; `asleep_ms` for how
     long, where the kernel tells: since the call began, or since the last stop of ours. `frames` are
-    innermost first; where they are not `complete`,
-    `reason` says why. `blocks` are those of the functions asked for that the thread would return
-    into, or may: of an incomplete stack every word counts.
+    innermost first; where they are not `complete`, `reason` says why. `blocks` are those of the
+    functions asked for that the thread would return into, or may: of an incomplete stack every word
+    counts.
     """
 
     tid: int
