@@ -93,17 +93,25 @@ class Template:
 
     @cached_property
     def _fields(self) -> tuple[Field, ...]:
-        """What depends on a symbol; its fields are of 8 bytes if a value beyond 32 bits fits."""
-        moved = {symbol: value + _STEP for symbol, value in self._values.items()}
-        shifted = assemble(self._name, _BASE + _STEP, **moved).code
+        """What depends on a symbol; its fields are of 8 bytes if a value beyond 32 bits fits.
+
+        Each symbol is moved by a distance of its own, which changes all four bytes of a field.
+        """
+        symbols = list(self._values)
+        moved = {symbol: _VALUE + _STEP * n for n, symbol in enumerate(symbols, 1)}
+        after = assemble(self._name, _BASE, **moved).code
+        shift = _STEP * (len(symbols) + 1)
+        shifted = {symbol: value + shift for symbol, value in moved.items()}
+        elsewhere = assemble(self._name, _BASE + shift, **shifted).code
         fields: list[Field] = []
-        for symbol in self._values:
-            for offset in _changed(self.code, self._with(symbol, _STEP))[::4]:
-                relative = self.code[offset : offset + 4] == shifted[offset : offset + 4]
-                size = 8 if not relative and self._takes_64_bits(symbol) else 4
-                (value,) = struct.unpack_from("<i" if size == 4 else "<q", self.code, offset)
-                addend = value - _VALUE + (_BASE if relative else 0)
-                fields.append(Field(symbol, offset, size, relative, addend))
+        for offset in _changed(self.code, after)[::4]:
+            distance = _number(after, offset) - _number(self.code, offset)
+            symbol = symbols[distance % (1 << 32) // _STEP - 1]
+            relative = after[offset : offset + 4] == elsewhere[offset : offset + 4]
+            size = 8 if not relative and self._takes_64_bits(symbol) else 4
+            (value,) = struct.unpack_from("<i" if size == 4 else "<q", self.code, offset)
+            addend = value - _VALUE + (_BASE if relative else 0)
+            fields.append(Field(symbol, offset, size, relative, addend))
         return tuple(fields)
 
     def _takes_64_bits(self, symbol: str) -> bool:
@@ -162,6 +170,10 @@ def _statements(name_or_text: str) -> str:
 def template(name: str, *symbols: str) -> Template:
     """Return the file `name` as a template with the open `symbols`."""
     return Template(name, symbols)
+
+
+def _number(code: bytes, offset: int) -> int:
+    return int.from_bytes(code[offset : offset + 4], "little")
 
 
 def _changed(one: bytes, other: bytes) -> list[int]:

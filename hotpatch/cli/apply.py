@@ -21,6 +21,7 @@ OPTIONS = (
     options.TIMEOUT,
     options.MAX_PAUSE,
     options.REPLACE,
+    options.UPDATE_POINT,
     options.DRY_RUN,
     Option(("--force",), "skip a refusal that says it may be skipped; never one for safety"),
     options.EXE,
@@ -51,7 +52,7 @@ class Apply:
         given = self._arguments
         plan = None
         if given.dry_run or (given.verbose and not given.json):
-            plan = target.plan(self._path, given.replace, given.force)
+            plan = target.plan(self._path, given.replace, given.force, given.update_point)
         if given.dry_run:
             assert plan is not None
             return Done(plan_fields(plan), plan_text(plan, given.verbose), plan.warnings)
@@ -62,6 +63,7 @@ class Apply:
             on_progress,
             given.replace,
             given.force,
+            given.update_point,
         )
         details = plan_text(plan, True) + "\n" if plan else ""
         return Done(result.fields(), details + result_text(result, given.verbose), result.warnings)

@@ -51,6 +51,7 @@ class Arguments:
         self.timeout = 10.0
         self.max_pause: float | None = None
         self.replace: list[str] = []
+        self.update_point: list[str] = []
         self.exe: str | None = None
         self.all_of: str | None = None
         self.all = False
@@ -110,6 +111,12 @@ REPLACE = Option(
     ("--replace",),
     "what a shared object without a manifest replaces; repeatable",
     "OLD[=NEW]",
+    repeat=True,
+)
+UPDATE_POINT = Option(
+    ("--update-point",),
+    "apply where threads are at the entry of this function, whatever called it; repeatable",
+    "FUNCTION",
     repeat=True,
 )
 DRY_RUN = Option(("--dry-run",), "say what would be done; the target is not touched")

@@ -41,6 +41,7 @@ def describe(patch: PatchFile) -> dict[str, Any]:
             {"name": r.name, "file": r.file, "replacement": r.symbol, "size": _size(patch, r.value)}
             for r in patch.replacements
         ],
+        "update_points": [{"name": p.name, "file": p.file} for p in patch.points],
         "hooks": _hooks(patch),
         "build_ids": [{"module": name, "build_id": build} for name, build in patch.build_ids],
         "statics": [{"name": s.name, "file": s.file} for s in patch.statics],
@@ -93,6 +94,7 @@ def _text(fields: dict[str, Any]) -> str:
     lines.append("replaces:")
     lines += table([_function(function) for function in fields["functions"]])
     sections = {
+        "update points:": [_qualified(point) for point in fields["update_points"]],
         "made for:": [f"{b['module'] or 'program'}: {b['build_id']}" for b in fields["build_ids"]],
         "runs:": [f"{hook['kind']} {hook['function']}" for hook in fields["hooks"]],
         "needs static:": [f"{s['name']} of {s['file']}" for s in fields["statics"]],
@@ -104,6 +106,9 @@ def _text(fields: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _qualified(function: dict[str, Any]) -> str:
+    return f"{function['file']}:{function['name']}" if function["file"] else str(function["name"])
+
+
 def _function(function: dict[str, Any]) -> tuple[str, str, str]:
-    file = f"{function['file']}:" if function["file"] else ""
-    return f"  {file}{function['name']}", f"by {function['replacement']}", f"{function['size']} B"
+    return f"  {_qualified(function)}", f"by {function['replacement']}", f"{function['size']} B"

@@ -129,7 +129,7 @@ def _fields(listing: Listing) -> dict[str, Any]:
                 "id": patch.record.id,
                 "name": patch.record.name,
                 "state": state(patch),
-                "functions": [function.name for function in patch.record.functions],
+                "functions": [function.name for function in patch.record.replaced],
                 "applied_at": applied_at(patch),
             }
             for patch in listing.patches
@@ -145,7 +145,7 @@ def _print(listings: list[Listing], output: Output) -> None:
     for listing in listings:
         for patch in listing.patches:
             record = patch.record
-            names = [function.name for function in record.functions]
+            names = [function.name for function in record.replaced]
             shown = names if output.verbose else names[:_MOST_NAMES]
             more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
             when = applied_at(patch) or "-"

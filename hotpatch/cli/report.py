@@ -65,8 +65,9 @@ def plan_fields(plan: Plan) -> dict[str, Any]:
                 "replaces_patch": bool(f.under),
                 "writes": [{"address": hex(w.address), "bytes": w.data.hex()} for w in f.arm],
             }
-            for f in plan.functions
+            for f in plan.record.replaced
         ],
+        "update_points": [f.name for f in plan.functions if f.point],
         "regions": [{"address": hex(r.address), "size": r.size} for r in plan.regions],
         "quiet": [
             {"function": r.function, "start": hex(r.start), "end": hex(r.end)} for r in plan.active
@@ -86,8 +87,11 @@ def plan_text(plan: Plan, verbose: bool) -> str:
     lines = [f"{plan.name} ({plan.id[:SHORT_ID]}) can be applied to process {plan.pid}"]
     lines += table([(f"  {v.check}", v.verdict, v.detail) for v in plan.verdicts])
     lines.append("functions, which no thread may be in at the commit:")
-    rows = [(f"  {f.name}", f"{f.old:#x} -> {f.new:#x}", f.module) for f in plan.functions]
+    rows = [(f"  {f.name}", f"{f.old:#x} -> {f.new:#x}", f.module) for f in plan.record.replaced]
     lines += table(rows)
+    points = [f.name for f in plan.functions if f.point]
+    if points:
+        lines.append(f"unless it is at the entry of {' or '.join(points)}")
     lines.append("memory to be mapped:")
     lines += [f"  {r.address:#x}, {r.size >> 10} KiB" for r in plan.regions]
     if plan.calls:

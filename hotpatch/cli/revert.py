@@ -108,7 +108,7 @@ def _together(results: list[Result]) -> dict[str, Any]:
 def _preview(target: Target, patches: list[ledger.Entry], all_of_them: bool) -> Done:
     """Return what would be reverted."""
     names = [{"id": patch.record.id, "name": patch.record.name} for patch in patches]
-    functions = [f for patch in patches for f in patch.record.functions]
+    functions = [f for patch in patches for f in patch.record.replaced]
     fields = {
         "status": "ok",
         "pid": target.pid,

@@ -85,6 +85,20 @@
     extern __thread __typeof__(type) alias HOTPATCH_IMPORT_("__hotpatch_static_" #alias);          \
     HOTPATCH_STATIC_RECORD_(alias, source_file, name)
 
+/* ---- Update points --------------------------------------------------------------------------- */
+
+/*
+ * The target's function `f` is a place where the patch may be applied: a thread at its entry is not
+ * in the way, even if functions that are replaced are on its stack and go on in their old code when
+ * `f` returns to them. So an event loop can be replaced together with what it calls: name what it
+ * calls once a round. Whether the loop's old code and the functions' new code work together is for
+ * you to know.
+ */
+#define HOTPATCH_UPDATE_POINT(f)                                                                   \
+    HOTPATCH_NUMBERED_RECORD_(__COUNTER__, HOTPATCH_KIND_UPDATE_POINT, #f, 0)
+#define HOTPATCH_UPDATE_POINT_STATIC(source_file, f)                                               \
+    HOTPATCH_NUMBERED_RECORD_(__COUNTER__, HOTPATCH_KIND_UPDATE_POINT, #f, source_file)
+
 /* ---- What the patch is for, and its name ----------------------------------------------------- */
 
 /*
@@ -125,6 +139,7 @@ struct hotpatch_record {
 #define HOTPATCH_KIND_BUILD_ID 3    /* module or null for the program, hexadecimal build-id */
 #define HOTPATCH_KIND_NAME 4        /* text */
 #define HOTPATCH_KIND_DESCRIPTION 5 /* text */
+#define HOTPATCH_KIND_UPDATE_POINT 6 /* function of the target, source file or null */
 
 #if defined(__has_attribute)
 #if __has_attribute(retain) && (!defined(__clang__) || __clang_major__ >= 13)

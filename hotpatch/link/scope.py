@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hotpatch.elf.file import ElfFile
     from hotpatch.elf.symbols import Symbol, SymbolTable
     from hotpatch.patch.file import PatchFile
-    from hotpatch.patch.manifest import Replacement
+    from hotpatch.patch.manifest import Replacement, UpdatePoint
 
 _KINDS = (c.STT_NOTYPE, c.STT_OBJECT, c.STT_FUNC, c.STT_COMMON, c.STT_TLS, c.STT_GNU_IFUNC)
 _CODE = (c.STT_FUNC, c.STT_GNU_IFUNC)
@@ -146,8 +146,10 @@ def _debug_file(path: str, elf: ElfFile) -> ElfFile | None:
     return _debug_files[elf]
 
 
-def find_replaced(process: Process, patch: PatchFile, replacement: Replacement) -> Definition:
-    """Return the function of the target that `replacement` takes the place of.
+def find_replaced(
+    process: Process, patch: PatchFile, replacement: Replacement | UpdatePoint
+) -> Definition:
+    """Return the function of the target that `replacement` takes the place of, or that is meant.
 
     A global function is preferred to a static one, and the program to its libraries. A static
     one of a library has to be asked for, by its file or by the library's build-id: else it could be

@@ -29,7 +29,7 @@ def undisturbed() -> Iterator[None]:
     try:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         gc.disable()
-        restore = _raise_priority()
+        restore = raise_priority()
         yield
     finally:
         restore()
@@ -40,7 +40,7 @@ def undisturbed() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _raise_priority() -> Callable[[], object]:
+def raise_priority() -> Callable[[], object]:
     """Raise the priority of the calling thread; return what undoes it.
 
     SCHED_FIFO may be denied (no CAP_SYS_NICE, or a cgroup without real-time budget); a better

@@ -383,3 +383,21 @@ def _innermost_pid(pid: int) -> int:
         return int(status(pid).get("NSpid", str(pid)).split()[-1])
     except Gone:
         return 0
+
+
+def monotonic_offset_ns(pid: int) -> int:
+    """Return how much further CLOCK_MONOTONIC is for a process than for us (time_namespaces(7))."""
+    try:
+        if os.readlink(f"/proc/{pid}/ns/time") == os.readlink("/proc/self/ns/time"):  # noqa: PTH115
+            return 0
+        return _monotonic_offset_ns(str(pid)) - _monotonic_offset_ns("self")
+    except OSError:  # before Linux 5.6 there are none
+        return 0
+
+
+def _monotonic_offset_ns(pid: str) -> int:
+    for line in read(f"/proc/{pid}/timens_offsets").splitlines():
+        clock, seconds, nanoseconds = line.split()
+        if clock == b"monotonic":
+            return int(seconds) * 1_000_000_000 + int(nanoseconds)
+    return 0

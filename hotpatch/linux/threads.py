@@ -22,7 +22,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from hotpatch.arch.registers import COUNT, NUMBER, Registers
+from hotpatch.arch.registers import COUNT, NO_SYSCALL, NUMBER, Registers
 from hotpatch.arch.registers import SIZE as REGISTERS_SIZE
 from hotpatch.arch.syscalls import PREAD64, PTRACE, WAIT4
 from hotpatch.errors import Gone
@@ -70,6 +70,12 @@ class Thread:
             at = self.states.start + self.row * REGISTERS_SIZE
             self._registers = Registers.from_buffer(self.states.data, at)
         return self._registers
+
+    def go_on_at(self, address: int) -> None:
+        """Have it go on there when it is let go, and leave the system call that it sleeps in."""
+        registers = self.registers.copy()
+        registers.rip, registers.orig_rax = address, NO_SYSCALL
+        ptrace.set_registers(self.tid, registers)
 
     def timeslices(self) -> int | None:
         """Return how often it had been on a processor when it was interrupted, if it was watched.

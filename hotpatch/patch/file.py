@@ -20,7 +20,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from hotpatch.elf.file import ElfError, ElfFile
 from hotpatch.errors import Refused
 from hotpatch.patch import checks
-from hotpatch.patch.manifest import Manifest, Replacement, StaticReference, read_manifest
+from hotpatch.patch.manifest import (
+    Manifest,
+    Replacement,
+    StaticReference,
+    UpdatePoint,
+    read_manifest,
+)
 from hotpatch.patch.trust import problem_of
 
 if TYPE_CHECKING:
@@ -44,30 +50,34 @@ class PatchFile(NamedTuple):
     elf: ElfFile
     replacements: tuple[Replacement, ...]
     statics: tuple[StaticReference, ...]
+    points: tuple[UpdatePoint, ...]
+    """The functions of the target at whose entry a thread may be, of the manifest and asked for."""
     build_ids: tuple[tuple[str | None, str], ...]
     """The builds it is made for: soname or file name of a library, None for the program."""
     trust: str | None
     """Why the file is not to be trusted with the target's rights (see `hotpatch.patch.trust`)."""
 
     @classmethod
-    def open(cls, path: str, replace: Sequence[str] = ()) -> PatchFile:
+    def open(cls, path: str, replace: Sequence[str] = (), points: Sequence[str] = ()) -> PatchFile:
         """Read and check the patch at `path`.
 
         `replace` holds the values of `--replace`: "old", "old=new", or "file.c:old=new" for the
-        static `old` of file.c.
+        static `old` of file.c; `points` those of `--update-point`: "function" or "file.c:function".
 
         Raises `Refused` for anything that is no patch, with `reason` and `hint`.
         """
         content, trust = _content(path)
         try:
-            return cls._read(path, content, replace)._replace(trust=trust)
+            return cls._read(path, content, replace, points)._replace(trust=trust)
         except ElfError as error:
             raise Refused(
                 f"no shared object that can be read: {error}", "see what `file` says of it"
             ) from error
 
     @classmethod
-    def _read(cls, path: str, content: bytes, replace: Sequence[str]) -> PatchFile:
+    def _read(
+        cls, path: str, content: bytes, replace: Sequence[str], points: Sequence[str]
+    ) -> PatchFile:
         elf = ElfFile.from_bytes(content, path)
         _check_file(elf)
         manifest = read_manifest(elf)
@@ -82,6 +92,7 @@ class PatchFile(NamedTuple):
             elf=elf,
             replacements=replacements,
             statics=manifest.statics,
+            points=tuple(dict.fromkeys((*manifest.points, *map(_point, points)))),
             build_ids=manifest.build_ids,
             trust=None,
         )
@@ -168,6 +179,13 @@ def _from_option(elf: ElfFile, option: str) -> Replacement:
         raise Refused(f"--replace {option!r} does not name a function", "write OLD or OLD=NEW")
     new = new or name
     return Replacement(name, file or None, _defined(elf, new).value, new)
+
+
+def _point(option: str) -> UpdatePoint:
+    file, _, name = option.rpartition(":")
+    if not name:
+        raise Refused(f"--update-point {option!r} does not name a function", "write FUNCTION")
+    return UpdatePoint(name, file or None)
 
 
 def _defined(elf: ElfFile, name: str) -> Symbol:

@@ -31,7 +31,7 @@ _NAME, _EXTRA, _ADDRESS = 8, 16, 24  # offsets of the pointers
 _VERSION = 1
 _LONGEST_STRING = 4096
 
-REPLACE, STATIC, BUILD_ID, NAME, DESCRIPTION = range(1, 6)
+REPLACE, STATIC, BUILD_ID, NAME, DESCRIPTION, UPDATE_POINT = range(1, 7)
 
 
 class Replacement(NamedTuple):
@@ -45,6 +45,14 @@ class Replacement(NamedTuple):
     """Virtual address of the new function in the patch."""
     symbol: str
     """Name of the new function in the patch's source."""
+
+
+class UpdatePoint(NamedTuple):
+    """A function of the target at whose entry a thread may be at the commit, whatever called it."""
+
+    name: str
+    file: str | None
+    """The source file that defines it, for a static function whose name alone is not enough."""
 
 
 class StaticReference(NamedTuple):
@@ -72,6 +80,7 @@ class Manifest(NamedTuple):
     build_ids: tuple[tuple[str | None, str], ...] = ()
     name: str | None = None
     description: str | None = None
+    points: tuple[UpdatePoint, ...] = ()
 
 
 def read_manifest(elf: ElfFile) -> Manifest:
@@ -86,6 +95,7 @@ def read_manifest(elf: ElfFile) -> Manifest:
         tuple(_build_id(record) for record in records if record.kind == BUILD_ID),
         _text(records, NAME),
         _text(records, DESCRIPTION),
+        tuple(_point(record) for record in records if record.kind == UPDATE_POINT),
     )
 
 
@@ -114,7 +124,7 @@ def _record(
     elf: ElfFile, relocations: dict[int, Relocation], address: int, raw: tuple[int, ...]
 ) -> Record:
     kind, version, *pointers = raw
-    if kind not in range(REPLACE, DESCRIPTION + 1) or version != _VERSION:
+    if kind not in range(REPLACE, UPDATE_POINT + 1) or version != _VERSION:
         raise Refused(
             f"the patch was made for a newer hotpatch: its manifest has a record of "
             f"kind {kind}, version {version}",
@@ -181,6 +191,12 @@ def _replacement(record: Record) -> Replacement:
     if not (name and symbol) or record.address is None:
         raise _damaged(f"a replacement of {record.name!r} by {record.address}")
     return Replacement(name, record.extra, record.address, symbol)
+
+
+def _point(record: Record) -> UpdatePoint:
+    if not record.name:
+        raise _damaged("an update point without a name")
+    return UpdatePoint(record.name, record.extra)
 
 
 def _static_references(records: list[Record]) -> tuple[StaticReference, ...]:

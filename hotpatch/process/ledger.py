@@ -11,9 +11,9 @@ armed as long as an entry leads to its gate. `state` only tells how far its patc
 
     offset  size  field
     0       8     magic, "HOTPATCH"
-    8       4     format of this header, 1
+    8       4     format of this header, 2
     12      4     state
-    16      4     switch: 0 old, 1 new
+    16      4     switch: bit 0 is 0 for old, 1 for new; with bit 31, callers wait at their doors
     20      4     size of the JSON text
     24      4     CRC-32 of the JSON text
     32      8     time of the commit, ns since the epoch
@@ -38,7 +38,7 @@ from hotpatch.linux.memory import Memory
 from hotpatch.linux.procfs import Mapping
 
 MAGIC = b"HOTPATCH"
-FORMAT = 1
+FORMAT = 2
 NAME = "hotpatch"
 MAPPING = f"/memfd:{NAME}-"
 _NAMED = re.compile(MAPPING + r"[0-9a-f]{1,16}-[0-9a-f]{1,12}(?: \(deleted\))?")
@@ -48,7 +48,7 @@ _HEADER = struct.Struct("<8sIIIIIIQ")
 _TEXT_OFFSET = 64
 
 STAGED, APPLIED, REVERTING = 1, 2, 3
-OFF, ON = 0, 1
+OFF, ON, WAIT = 0, 1, 1 << 31
 _LARGEST = 64 << 20
 _PAGE = 4096
 _SHAPES, _SHAPE = 64, 45  # the number of pages of a region, modulo the first, is the second
@@ -68,10 +68,12 @@ class Function(NamedTuple):
 
     `old` is the entry, `new` the replacement and `code` the (address, size) ranges of its code;
     `gate` is (address, size), `under` the gate of the patch below, 0 where the old path is the
-    original. `arm` and `disarm` are the writes that redirect the entry and restore it, for
-    which no thread may be strictly inside a (start, end) of `guarded`. `frames` are (offset,
-    address, lowered): from that offset of the gate on, the stack is as in the old function
-    at that address, but rsp is so many bytes lower.
+    original. `door` is the word that makes callers wait, 0 where there is none, and `waiting` the
+    (start, end) of the part of the gate in which they do. `arm` and `disarm` are the writes that
+    redirect the entry and restore it, for which no thread may be strictly inside a (start, end) of
+    `guarded`. `frames` are (offset, address, lowered): from that offset of the gate on, the stack
+    is as in the old function at that address, but rsp is so many bytes lower. `point`: it is an
+    update point. One that is not replaced has `new` 0, and its gate leads to the old path anyway.
     """
 
     name: str
@@ -82,17 +84,27 @@ class Function(NamedTuple):
     gate: tuple[int, int]
     frames: tuple[tuple[int, int, int], ...]
     under: int
+    door: int
+    waiting: tuple[int, int]
     guarded: tuple[tuple[int, int], ...]
     arm: tuple[Write, ...]
     disarm: tuple[Write, ...]
+    point: bool
+
+    @property
+    def decided(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return the (start, end) ranges of the gate in which a call is old or new already."""
+        start, size = self.gate
+        return (start, self.waiting[0]), (self.waiting[1], start + size)
 
 
 class Record(NamedTuple):
     """What a header says of its patch.
 
-    `regions` are all (address, size) of the patch, the one with the record first; `code` are the
-    (address, size) ranges of code in its image, `frames` the address of the image's .eh_frame_hdr,
-    0 without one; `fini` are its destructors, `call` the program that runs them (see
+    `regions` are all (address, size) of the patch, the one with the record first; `doors` are, for
+    each, the (address, size) of the time until which callers wait and of their doors; `code` are
+    the (address, size) ranges of code in its image, `frames` the address of the image's
+    .eh_frame_hdr, 0 without one; `fini` are its destructors, `call` the program that runs them (see
     `linux.remote.Program`) and `stack` the memory it does that in.
     """
 
@@ -100,6 +112,7 @@ class Record(NamedTuple):
     name: str
     digest: str
     regions: tuple[tuple[int, int], ...]
+    doors: tuple[tuple[int, int], ...]
     code: tuple[tuple[int, int], ...]
     frames: int
     fini: tuple[int, ...]
@@ -107,13 +120,22 @@ class Record(NamedTuple):
     stack: int
     functions: tuple[Function, ...]
 
+    @property
+    def replaced(self) -> tuple[Function, ...]:
+        """Return the functions without those that are update points only."""
+        return tuple(function for function in self.functions if function.new)
+
 
 class Entry(NamedTuple):
-    """A record found in a target, with the words beside it."""
+    """A record found in a target, with the words beside it; `switch` is OFF or ON.
+
+    `waiting`: callers wait, for a patcher that is at work or that died.
+    """
 
     address: int
     state: int
     switch: int
+    waiting: bool
     committed_ns: int
     record: Record
 
@@ -153,7 +175,7 @@ def decode(address: int, data: bytes) -> Entry | None:
     text = data[_TEXT_OFFSET : _TEXT_OFFSET + size]
     if magic != MAGIC or version != FORMAT or len(text) != size or zlib.crc32(text) != crc:
         return None
-    return Entry(address, state, switch, time, _record(json.loads(text)))
+    return Entry(address, state, switch & ON, switch & WAIT != 0, time, _record(json.loads(text)))
 
 
 def _record(plain: dict[str, Any]) -> Record:
@@ -166,6 +188,7 @@ def _record(plain: dict[str, Any]) -> Record:
                 **function,
                 "code": pairs(function["code"]),
                 "gate": tuple(function["gate"]),
+                "waiting": tuple(function["waiting"]),
                 "frames": tuple((at, place, low) for at, place, low in function["frames"]),
                 "guarded": pairs(function["guarded"]),
                 "arm": _writes(function["arm"]),
@@ -179,6 +202,7 @@ def _record(plain: dict[str, Any]) -> Record:
         plain["name"],
         plain["digest"],
         pairs(plain["regions"]),
+        pairs(plain["doors"]),
         pairs(plain["code"]),
         plain["frames"],
         tuple(plain["fini"]),

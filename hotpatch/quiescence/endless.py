@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from hotpatch.arch.flow import call_before, reaches
-from hotpatch.errors import Gone
+from hotpatch.elf.file import ElfError
 from hotpatch.process.image import Process
 from hotpatch.quiescence.ranges import Ranges
 from hotpatch.quiescence.unwind import Frame
@@ -106,10 +106,8 @@ class Recogniser:
             if symbol is None or symbol.size > _LARGEST or _STARTS.fullmatch(symbol.name):
                 return False
             start = module.bias + symbol.value
-            code = self._process.read(start, symbol.size)
-        except Gone:
-            raise
-        except OSError:
+            code = module.elf.read(symbol.value, symbol.size)  # without a jump to a gate in it
+        except ElfError:
             return False
         call = call_before(code, start, pc)
         return call is not None and reaches(code, start, pc, call)

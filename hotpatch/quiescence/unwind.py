@@ -106,9 +106,18 @@ class Unwinder:
         `read` gives memory of its stacks: (address, size) to bytes, OSError where there is none.
         Raises Gone.
         """
+        return self._unwind(arch.values_of(registers), read, limit)
+
+    def unwind_from(self, rip: int, rsp: int, read: Read, limit: int = 2000) -> Stack:
+        """Return the same of a thread of which no other registers are known."""
+        values: Values = [None] * len(arch.DWARF_REGISTERS)
+        values[arch.RETURN_ADDRESS], values[arch.RSP] = rip, rsp
+        return self._unwind(values, read, limit)
+
+    def _unwind(self, values: Values, read: Read, limit: int) -> Stack:
         frames: list[Frame] = []
         try:
-            complete = self._walk(arch.values_of(registers), _Window(read), frames, limit)
+            complete = self._walk(values, _Window(read), frames, limit)
         except _Lost as error:
             return Stack((*frames, error.frame), False, str(error))
         return Stack(tuple(frames), complete, "" if complete else f"more than {limit} frames")

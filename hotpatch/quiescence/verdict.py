@@ -9,13 +9,15 @@ stack is known to the outermost frame, its frames are what counts, otherwise its
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from hotpatch.errors import Gone
-from hotpatch.linux.procfs import Mapping
+from hotpatch.linux import procfs
+from hotpatch.linux.procfs import Sleep
 from hotpatch.linux.threads import Thread
 from hotpatch.process.image import Process
+from hotpatch.quiescence.glance import asleep_inside
 from hotpatch.quiescence.ranges import Ranges
 from hotpatch.quiescence.stacks import Hit, StackMap
 
@@ -63,7 +65,21 @@ class Judge:
                 blocked.append(Blocked(tid, inside, stack.frames))
         return blocked
 
-    def follow(self, mappings: Sequence[Mapping]) -> None:
+    def glance(
+        self, sleeps: Mapping[int, Sleep], stacks: StackMap, ranges: Ranges
+    ) -> list[Blocked]:
+        """Return the threads that sleep inside of `ranges` for sure, without stopping any."""
+
+        def unwind(sleep: Sleep) -> Stack:
+            return self._ready().unwind_from(sleep.rip, sleep.rsp, self._process.read)
+
+        found = asleep_inside(self._process.memory, sleeps, stacks, ranges, unwind)
+        return [
+            Blocked(tid, tuple(f.pc for f in stack.frames if ranges.find(f.pc)), stack.frames)
+            for tid, stack in found.items()
+        ]
+
+    def follow(self, mappings: Sequence[procfs.Mapping]) -> None:
         """Take notice of a newer memory map: code may have come and gone."""
         if self._unwinder is not None:
             self._unwinder.follow(mappings)
@@ -74,12 +90,16 @@ class Judge:
         What comes of it may be nonsense, and is not used: the rules for their code are
         what stays.
         """
+        unwinder = self._ready()
+        for thread in threads:
+            self._unwind(unwinder, thread)
+
+    def _ready(self) -> Unwinder:
         from hotpatch.quiescence.unwind import Unwinder  # noqa: PLC0415
 
         if self._unwinder is None:
             self._unwinder = Unwinder(self._process)
-        for thread in threads:
-            self._unwind(self._unwinder, thread)
+        return self._unwinder
 
     def _unwind(self, unwinder: Unwinder, thread: Thread) -> Stack | None:
         try:

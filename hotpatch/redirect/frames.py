@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from hotpatch.arch.assembler import template
 from hotpatch.arch.code import JUMP_SIZE
-from hotpatch.arch.disassembler import CALL, PLAIN, decode
+from hotpatch.arch.disassembler import BRANCH, CALL, decode
 from hotpatch.arch.frames import stack_growth
 from hotpatch.arch.prologue import undo
 from hotpatch.redirect.entry import Entry
@@ -31,13 +31,14 @@ class GateFrame(NamedTuple):
     lowered: int
 
 
-def gate_frames(entry: Entry, choice: bytes) -> tuple[GateFrame, ...]:
+def gate_frames(entry: Entry, choice: bytes, waits: bytes) -> tuple[GateFrame, ...]:
     """Return how the stack is in a gate that begins with the bytes `choice`.
 
     Those are what lies before the displaced instructions: the test of the switch, and what goes
-    to the replacement.
+    to the replacement. Behind them lies `waits`, where callers wait.
     """
-    places = [*_choice(entry, choice), *_displaced(entry, len(choice))]
+    displaced = list(_displaced(entry, len(choice)))
+    places = [*_choice(entry, choice), *displaced, *_waiting(entry, waits, displaced[-1].offset)]
     previous: tuple[int, int] | None = None
     frames = []
     for frame in places:
@@ -48,20 +49,24 @@ def gate_frames(entry: Entry, choice: bytes) -> tuple[GateFrame, ...]:
 
 
 def _choice(entry: Entry, code: bytes) -> Iterator[GateFrame]:
-    """Yield the places of a gate's front: a test, up to a branch, and the undoing behind it."""
-    lowered = offset = 0
+    """Yield the places of a gate's front: a test, up to its branches, and the undoing behind it."""
+    lowered = end = 0
+    flow = ""
     for instruction in decode(code, 0):
-        yield GateFrame(instruction.address, entry.start, lowered)
-        offset = instruction.end
-        if instruction.flow != PLAIN:
+        if flow == BRANCH != instruction.flow:
             break
+        flow = instruction.flow
+        yield GateFrame(instruction.address, entry.start, lowered)
         lowered += stack_growth(instruction)
+        end = instruction.end
+    if end == len(code):
+        return
+    offset = end
     for count in range(len(entry.kept), 0, -1):
         state = entry.kept[count].address if count < len(entry.kept) else entry.start
         yield GateFrame(offset, state, 0)
         offset += _undo_size(entry, count) - _undo_size(entry, count - 1)
-    if offset < len(code):
-        yield GateFrame(offset, entry.kept[0].address if entry.kept else entry.start, 0)
+    yield GateFrame(offset, entry.kept[0].address if entry.kept else entry.start, 0)
 
 
 def _undo_size(entry: Entry, count: int) -> int:
@@ -86,4 +91,15 @@ def _displaced(entry: Entry, offset: int) -> Iterator[GateFrame]:
     for instruction in entry.kept:
         yield GateFrame(offset, instruction.address, 0)
         offset += len(instruction.data)
+    if entry.kept:
+        yield GateFrame(offset, entry.start, 0)
+        offset += JUMP_SIZE
     yield GateFrame(offset, entry.start, 0)
+
+
+def _waiting(entry: Entry, code: bytes, offset: int) -> Iterator[GateFrame]:
+    """Yield the places where a caller waits."""
+    lowered = 0
+    for instruction in decode(code, 0):
+        yield GateFrame(offset + instruction.address, entry.start, lowered)
+        lowered += stack_growth(instruction)

@@ -81,5 +81,5 @@ def _take_back(process: Process, plan: Plan, options: Options) -> None:
 def changes(plan: Plan) -> tuple[FunctionChange, ...]:
     """Return the functions of a plan as the result names them."""
     return tuple(
-        FunctionChange(f.name, f.module, f"{f.old:#x}", f"{f.new:#x}") for f in plan.functions
+        FunctionChange(f.name, f.module, f"{f.old:#x}", f"{f.new:#x}") for f in plan.record.replaced
     )

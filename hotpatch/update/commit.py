@@ -25,6 +25,7 @@ from hotpatch.process.image import Process
 from hotpatch.quiescence.ranges import Range
 from hotpatch.update import calls
 from hotpatch.update.chain import is_armed
+from hotpatch.update.drain import Drain
 from hotpatch.update.moment import at_quiescence
 from hotpatch.update.session import Session
 
@@ -79,7 +80,8 @@ def commit(session: Session, plan: Plan) -> None:
         memory.write(switch, on)
         return True
 
-    at_quiescence(session, "commit", plan.active, act)
+    with Drain(session, plan.header, plan.record, ledger.OFF) as drain:
+        at_quiescence(session, "commit", plan.active, act, drain=drain)
 
 
 def settle(session: Session, plan: Plan) -> None:

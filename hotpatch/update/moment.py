@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from hotpatch.arch import syscalls
 from hotpatch.errors import Blocker
@@ -23,6 +23,9 @@ from hotpatch.quiescence.stacks import Scanner, StackMap
 from hotpatch.quiescence.verdict import Blocked, unjudged
 from hotpatch.update.session import Session
 from hotpatch.update.waiting import Waiting
+
+if TYPE_CHECKING:
+    from hotpatch.update.drain import Drain
 
 T = TypeVar("T")
 
@@ -42,16 +45,17 @@ def at_quiescence(
     ranges: Iterable[Range],
     action: Callable[[Hold], T],
     data: bool = False,
+    drain: Drain | None = None,
 ) -> T:
     """Run `action` with all threads stopped and none of them inside `ranges`.
 
-    With `data`, no word of a stack or register may point there at all, whether a thread
-    returns through it or not. Raises Busy, with the blocking threads, when there was no such
-    moment until the timeout, or a thread will never leave; whatever `action` raises; Gone and
-    Denied.
+    `drain` is what may be done to come to such a moment. With `data`, no word of a stack or
+    register may point there at all, whether a thread returns through it or not. Raises Busy, with
+    the blocking threads, when there was no such moment until the timeout, or a thread will
+    never leave; whatever `action` raises; Gone and Denied.
     """
     forbidden = Ranges(ranges)
-    waiting = Waiting(session, phase, forbidden)
+    waiting = Waiting(session, phase, forbidden, drain)
     while True:
         result = _attempt(session, phase, waiting, action, data)
         if result is not None:
@@ -65,7 +69,27 @@ def _attempt(
     """Try once; return the action's result, None where something was in the way."""
     waiting.count()
     with session.looks() as looks:
+        mappings = procfs.mappings(session.process.pid)
+        session.stacks = StackMap(session.process.pid, mappings)
+        session.judge.follow(mappings)
+        if not data and _asleep_inside(session, looks, waiting):
+            return None
         return _attempt_after(session, looks, phase, waiting, action, data)
+
+
+def _asleep_inside(session: Session, looks: Looks, waiting: Waiting) -> bool:
+    """Say whether a stop would be in vain, as a thread sleeps in the way.
+
+    Not while callers are made to wait: some of those that sleep then have to be let pass.
+    """
+    if waiting.drain and waiting.drain.running:
+        return False
+    sleeps = {tid: seen.sleep for tid, seen in looks.items()}
+    asleep = session.judge.glance(sleeps, session.stacks, waiting.forbidden)
+    if asleep:
+        tell = partial(_describe, session, waiting.forbidden, looks)
+        waiting.blocked(asleep, tell, {b.tid: sleeps[b.tid].rsp for b in asleep})
+    return bool(asleep)
 
 
 def _attempt_after(
@@ -81,22 +105,26 @@ def _attempt_after(
     if in_vfork is not None:
         waiting.obstructed(in_vfork)
         return None
-    forbidden = waiting.forbidden
-    mappings = procfs.mappings(process.pid)
-    stacks = session.stacks = StackMap(process.pid, mappings)
+    forbidden, drain = waiting.forbidden, waiting.drain
+    stacks, judge = session.stacks, session.judge
     scanner = Scanner(process.memory, stacks, forbidden)
-    judge = session.judge
-    judge.follow(mappings)
     try:
         with session.hold(phase, looks, observer=scanner.add) as hold:
             threads = dict(hold.threads)
             hits = scanner.hits
+            if drain is not None:
+                hits = [hit for hit in hits if not drain.excuses(threads[hit.tid])]
             blocked = unjudged(hits) if data else judge.judge(hits, threads, stacks, forbidden)
+            if drain is not None:
+                drain.look(threads, blocked, forbidden)
             if not blocked and session.too_long(hold):
                 waiting.obstructed(Blocker(0, "--max-pause", (), ""))
                 return None
             if not blocked:
-                return (action(hold),)
+                result = action(hold)
+                if drain is not None:
+                    drain.release()
+                return (result,)
     except Unstoppable as error:
         slow = session.max_pause_ns is not None and error.state != "D"
         state = f"(state {error.state})"

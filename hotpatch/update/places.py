@@ -7,6 +7,7 @@ A region, as it will lie in the target:
     gates       r-x   one for each function of the modules near it; at first the staging code
     call        r-x   what runs constructors; in the first region only
     image       as the patch's segments say; in the first region only
+    doors       rw-   what makes callers of the gates wait
     stack       rw-   for constructors; in the first region only
     the rest    r-x   never touched: it makes the size one by which the region is known
 """
@@ -21,7 +22,7 @@ from hotpatch.patch.file import PatchFile
 from hotpatch.process import ledger
 from hotpatch.process.image import Process
 from hotpatch.process.space import find_space
-from hotpatch.redirect.gate import gate_size
+from hotpatch.redirect.gate import doors_size, gate_size
 from hotpatch.update.sites import Site
 
 PAGE = 4096
@@ -34,6 +35,7 @@ class Place(NamedTuple):
     gates: int
     call: int
     image: int
+    doors: int
     stack: int
     end: int
 
@@ -65,12 +67,17 @@ def _shape(patch: PatchFile, groups: list[list[Site]], group: list[Site]) -> Pla
     first = group is groups[0]
     gates = _up(_header_room(patch, groups), PAGE) if first else PAGE
     gates_size = sum(gate_size(site.entry) for site in group)
+    doors_room = _up(doors_size(len(group)), PAGE)
     call = _up(gates + max(gates_size, _STAGE_ROOM), 16)
     if not first:
-        return Place(0, gates, call, call, call, ledger.region_size(call))
+        doors = _up(call, PAGE)
+        end = doors + doors_room
+        return Place(0, gates, call, call, doors, end, ledger.region_size(end))
     image = _up(call + _CALL_ROOM, PAGE)
-    stack = image + _up(image_size(patch), PAGE)
-    return Place(0, gates, call, image, stack, ledger.region_size(stack + ledger.STACK_SIZE))
+    doors = image + _up(image_size(patch), PAGE)
+    stack = doors + doors_room
+    end = ledger.region_size(stack + ledger.STACK_SIZE)
+    return Place(0, gates, call, image, doors, stack, end)
 
 
 _STAGE_ROOM = 512  # trampolines/x86_64/stage.S and the name that it uses

@@ -20,7 +20,7 @@ from hotpatch.patch.file import PatchFile
 from hotpatch.process import ledger
 from hotpatch.process.image import Process
 from hotpatch.quiescence.ranges import Range
-from hotpatch.redirect.gate import GateCode, build_gates
+from hotpatch.redirect.gate import GateCode, build_gates, doors_size
 from hotpatch.update.neighbours import Neighbours
 from hotpatch.update.places import Place, find_places
 from hotpatch.update.programs import program
@@ -59,6 +59,7 @@ class Plan(NamedTuple):
     record: ledger.Record
     warnings: tuple[str, ...]
     replace: tuple[str, ...]
+    points: tuple[str, ...]
     forced: bool
     bindings: tuple[Binding, ...]
     verdicts: tuple[Verdict, ...]
@@ -70,11 +71,16 @@ class Plan(NamedTuple):
 
 
 def make_plan(
-    process: Process, patch: PatchFile, force: bool = False, replace: tuple[str, ...] = ()
+    process: Process,
+    patch: PatchFile,
+    force: bool = False,
+    replace: tuple[str, ...] = (),
+    points: tuple[str, ...] = (),
 ) -> Plan:
     """Plan the update of a process; raises Refused, with what doesn't fit and what to do.
 
-    `force` skips those refusals whose message says so; `replace` is what the patch was opened with.
+    `force` skips those refusals whose message says so; `replace` and `points` are what the patch
+    was opened with.
     """
     _check(process, patch, force)
     neighbours = Neighbours(process)
@@ -84,7 +90,13 @@ def make_plan(
     switch = main.start + ledger.SWITCH_OFFSET
     bias = main.image - span(patch.elf).start
     gates = [
-        build_gates([s.entry for s in g], p.gates, switch, [bias + s.value for s in g])
+        build_gates(
+            [s.entry for s in g],
+            p.gates,
+            switch,
+            [None if s.value is None else bias + s.value for s in g],
+            p.doors,
+        )
         for g, p in zip(groups, places, strict=True)
     ]
     image = link(process, patch, main.image, _originals(groups, gates))
@@ -93,7 +105,7 @@ def make_plan(
         for group, row in zip(groups, gates, strict=True)
         for site, gate in zip(group, row, strict=True)
     )
-    record = _record(patch, places, image, functions)
+    record = _record(patch, groups, places, image, functions)
     return Plan(
         process.pid,
         patch.id,
@@ -109,6 +121,7 @@ def make_plan(
         record,
         (*image.warnings, *neighbours.warnings),
         replace,
+        points,
         force,
         image.bindings,
         verdicts(patch, functions, image),
@@ -162,25 +175,29 @@ def _function(patch: PatchFile, site: Site, gate: GateCode, bias: int) -> ledger
         site.name,
         site.module.path,
         site.entry.address,
-        bias + site.value,
+        0 if site.value is None else bias + site.value,
         tuple((bias + s.value, max(s.size, 1)) for s in _new_code(patch, site.value)),
         (gate.address, len(gate.code)),
         tuple((f.offset, f.address, f.lowered) for f in gate.frames),
         site.under[-1].gate[0] if site.under else 0,
+        gate.door,
+        gate.waiting,
         tuple((r.start, r.stop) for r in site.entry.guarded),
         arm,
         disarm,
+        site.point,
     )
 
 
-def _new_code(patch: PatchFile, value: int) -> list[Symbol]:
+def _new_code(patch: PatchFile, value: int | None) -> list[Symbol]:
     """Return the symbols of the replacement at `value`: the function and its fragments."""
-    symbol = patch.elf.symbols.at(value)
+    symbol = None if value is None else patch.elf.symbols.at(value)
     return [symbol, *patch.elf.symbols.fragments(symbol)] if symbol else []
 
 
 def _record(
     patch: PatchFile,
+    groups: list[list[Site]],
     places: list[Place],
     image: LinkedImage,
     functions: tuple[ledger.Function, ...],
@@ -191,6 +208,7 @@ def _record(
         patch.name,
         patch.digest,
         tuple((place.start, place.end - place.start) for place in places),
+        tuple((p.doors, doors_size(len(g))) for p, g in zip(places, groups, strict=True)),
         tuple((run.address, run.size) for run in image.runs if run.prot & 4),
         _frames(patch, image),
         image.fini,
@@ -220,7 +238,8 @@ def _region(
         contents.append(ledger.Write(place.call, program("call.S", place.call, uses_fpu=True)[1]))
         contents.append(ledger.Write(image.base, image.content))
         runs = [run for run in image.runs if run.prot != _PROT_READ | 4]
-        runs.append(Run(place.stack, ledger.STACK_SIZE, _PROT_RW))
+    stack_end = place.stack + (ledger.STACK_SIZE if image else 0)
+    runs.append(Run(place.doors, stack_end - place.doors, _PROT_RW))
     if len(header) > place.gates - place.start:
         raise HotpatchError(f"the ledger's record of {patch.name} has {len(header)} bytes")
     return Region(
@@ -251,7 +270,8 @@ def _active(groups: list[list[Site]], functions: tuple[ledger.Function, ...]) ->
     ranges = {r for group in groups for site in group for r in site.active}
     looping = {s.name for group in groups for s in group if s.entry.reentries}
     for function in functions:
-        start, size = function.gate
-        begin = start - (function.name in looping)
-        ranges.add(Range(begin, start + size, function.name))
+        if function.new:
+            (begin, wait), (decided, end) = function.decided
+            ranges.add(Range(begin - (function.name in looping), wait, function.name))
+            ranges.add(Range(decided, end, function.name))
     return tuple(sorted(ranges))

@@ -20,6 +20,9 @@ def recover(session: Session) -> None:
     """Bring a target into one of the states that a living patcher leaves."""
     process = session.process
     for patch in process.patches:
+        if patch.waiting:  # its patcher died in a drain, which has ended or will by itself
+            switch = struct.pack("<I", patch.switch)
+            process.memory.write(patch.address + ledger.SWITCH_OFFSET, switch)
         if patch.switch == ledger.ON and patch.state != ledger.APPLIED:
             applied = struct.pack("<I", ledger.APPLIED)
             process.memory.write(patch.address + ledger.STATE_OFFSET, applied)

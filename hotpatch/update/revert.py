@@ -15,6 +15,7 @@ from hotpatch.process import ledger
 from hotpatch.process.image import Process
 from hotpatch.quiescence.ranges import Range
 from hotpatch.update import calls, chain
+from hotpatch.update.drain import Drain
 from hotpatch.update.moment import NotNow, at_quiescence
 from hotpatch.update.recover import recover, remove_switched_off
 from hotpatch.update.result import FunctionChange, PatchName, Result
@@ -38,7 +39,7 @@ def revert(process: Process, patch_id: str | None, options: Options) -> Result:
         remove_switched_off(session)
         functions = tuple(
             FunctionChange(f.name, f.module, f"{f.new:#x}", f"{f.old:#x}")
-            for f in patch.record.functions
+            for f in patch.record.replaced
         )
         name = PatchName(patch.record.id, patch.record.name)
         return session.result("reverted", name, functions)
@@ -82,7 +83,8 @@ def _switch_off(session: Session, patch: ledger.Entry) -> None:
 
     memory.write(patch.address + ledger.STATE_OFFSET, reverting)
     try:
-        at_quiescence(session, "commit", active(record), act)
+        with Drain(session, patch.address, record, ledger.ON) as drain:
+            at_quiescence(session, "commit", active(record), act, drain=drain)
     except BaseException:
         if session.process.alive():
             applied = struct.pack("<I", ledger.APPLIED)
@@ -92,10 +94,8 @@ def _switch_off(session: Session, patch: ledger.Entry) -> None:
 
 def active(record: ledger.Record) -> tuple[Range, ...]:
     """Return all that must be quiet before a patch can be switched off: its code and gates."""
-    gates = [
-        Range(start, start + size, f.name) for f in record.functions for start, size in (f.gate,)
-    ]
-    named = {start: f.name for f in record.functions for start, _ in f.code}
+    gates = [Range(start, end, f.name) for f in record.replaced for start, end in f.decided]
+    named = {start: f.name for f in record.replaced for start, _ in f.code}
     code = [
         Range(start - 1, start + size, _name(start, size, named)) for start, size in record.code
     ]

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from hotpatch.quiescence.places import Places
 
 TOO_LONG = "no stop was short enough for --max-pause"
+# How long the target may be held by tries that come to nothing: at once, and of the time waited.
+_FREE_NS, _SHARE = 20_000_000, 0.007
 
 
 class Options(NamedTuple):
@@ -47,6 +49,8 @@ class Session:
         self._judge: Judge | None = None
         self._places: Places | None = None
         self._stops: list[StopTime] = []
+        self._wasted_ns = 0
+        self.draining = False  # callers wait: the sooner a stop is made the better
         self._began = time.monotonic()
         self._deadline = self._began + options.timeout
 
@@ -111,13 +115,22 @@ class Session:
             raise access.why_denied(pid) from None
         finally:
             if hold.held_ns:
-                self._stops.append(StopTime(phase, max(1, hold.held_ns // 1000)))
+                self.note_stop(phase, hold.held_ns // 1000)
+                if not self.draining:
+                    self._wasted_ns += hold.held_ns
 
-    def wait_before_retry(self, phase: str, tries: int, blockers: tuple[str, ...]) -> bool:
+    def note_stop(self, phase: str, us: int) -> None:
+        """Put it on the account that threads were held for up to `us` µs."""
+        self._stops.append(StopTime(phase, max(1, us)))
+
+    def wait_before_retry(
+        self, phase: str, tries: int, blockers: tuple[str, ...], longest_s: float | None = None
+    ) -> bool:
         """Report, and pause before another try; return False when there is no time for one.
 
         Tries get rarer, so that the target does not get slower: 1 ms apart at first, then a
-        tenth of the time waited so far.
+        tenth of the time waited so far; and never so close that stops take more than 0.7 % of
+        it. But never further apart than `longest_s`.
         """
         self.process.check_alive()
         now = time.monotonic()
@@ -127,7 +140,11 @@ class Session:
             self.options.on_progress(
                 Progress(phase, tries, now - self._began, self.options.timeout, blockers)
             )
-        nap = min(0.1, max(0.001, (now - self._began) / 10))
+        waited = now - self._began
+        affordable = (self._wasted_ns - _FREE_NS) / 1e9 / _SHARE - waited
+        nap = max(min(0.1, max(0.001, waited / 10)), affordable)
+        if longest_s is not None:
+            nap = min(nap, longest_s)
         time.sleep(min(nap, max(0.0, self._deadline - now)))
         return True
 

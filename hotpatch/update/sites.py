@@ -8,7 +8,9 @@ from typing import NamedTuple
 from hotpatch.errors import Refused
 from hotpatch.link.bind import ORIGINAL
 from hotpatch.link.scope import find_replaced
+from hotpatch.link.target import Definition
 from hotpatch.patch.file import PatchFile
+from hotpatch.patch.manifest import Replacement, UpdatePoint
 from hotpatch.process import ledger
 from hotpatch.process.image import Process
 from hotpatch.process.modules import Module
@@ -22,24 +24,38 @@ _CHAIN_ROOM = 32  # of an entry's first bytes, where a function is shorter
 
 
 class Site(NamedTuple):
-    """A function to be replaced: where it is, how its entry is redirected, what it has been."""
+    """A function with a gate: where it is, how its entry is redirected, what it has been.
+
+    `value` is the virtual address of its replacement in the patch, None for an update point
+    (`point`) that is not replaced.
+    """
 
     name: str
     qualified: str
     module: Module
-    value: int
+    value: int | None
     entry: redirect.Entry
     under: tuple[ledger.Function, ...]
     active: tuple[Range, ...]
+    point: bool
 
 
 def find_sites(process: Process, patch: PatchFile, neighbours: Neighbours) -> list[Site]:
     """Find and decode the functions, in the order in which they lie in the target."""
-    found = [(find_replaced(process, patch, r), r) for r in patch.replacements]
+    found: list[tuple[Definition, Replacement | UpdatePoint]] = [
+        (find_replaced(process, patch, r), r) for r in patch.replacements
+    ]
+    points = {}
+    for point in patch.points:
+        definition = find_replaced(process, patch, point)
+        points[definition.address] = definition
+        if all(definition.address != other.address for other, _ in found):
+            found.append((definition, point))
     found.sort(key=lambda pair: pair[0].address)
     claimed: list[range] = []
     sites = []
-    for definition, replacement in found:
+    for definition, wanted in found:
+        replacement = wanted if isinstance(wanted, Replacement) else None
         module = process.module_at(definition.address)
         assert module is not None
         function = neighbours.function(module, definition.symbol)
@@ -55,17 +71,20 @@ def find_sites(process: Process, patch: PatchFile, neighbours: Neighbours) -> li
             neighbours.check_unchanged(module, function)
             entry = redirect.plan_entry(function, claimed)
             claimed += entry.claims
-        _check_original(patch, replacement.symbol, entry)
-        qualified = f"{replacement.file}:{replacement.name}"
+        if replacement:
+            _check_original(patch, replacement.symbol, entry)
+        if definition.address in points:
+            _check_point(wanted.name, entry)
         sites.append(
             Site(
-                replacement.name,
-                qualified,
+                wanted.name,
+                f"{wanted.file}:{wanted.name}",
                 module,
-                replacement.value,
+                replacement.value if replacement else None,
                 entry,
                 under,
-                _code_of(function, entry, under),
+                _code_of(function, entry, under) if replacement else (),
+                definition.address in points,
             )
         )
     return sites
@@ -82,6 +101,16 @@ def _check_original(patch: PatchFile, symbol: str, entry: redirect.Entry) -> Non
         )
 
 
+def _check_point(name: str, entry: redirect.Entry) -> None:
+    """Refuse an update point at which a caller can't be told from a loop."""
+    if entry.reentries:
+        raise Refused(
+            f"{name} can't be an update point: it loops back to its own entry "
+            f"({entry.reentries[0]:#x})",
+            "name a function that its loop calls",
+        )
+
+
 def _code_of(
     function: redirect.Function, entry: redirect.Entry, under: tuple[ledger.Function, ...]
 ) -> tuple[Range, ...]:
@@ -93,7 +122,7 @@ def _code_of(
     stretches = [(begin, function.end + chain.ends_in_call(function.code))]
     stretches += [(part.address, part.end) for part in function.fragments]
     for lower in under:
-        stretches += [(start, start + size) for start, size in (lower.gate, *lower.code)]
+        stretches += [*lower.decided, *((start, start + size) for start, size in lower.code)]
     return tuple(Range(start, end, function.name) for start, end in stretches)
 
 

@@ -53,19 +53,27 @@ class Target:
         """Say whether the process has not ended."""
         return self._process.alive()
 
-    def plan(self, path: str, replace: Sequence[str] = (), force: bool = False) -> Plan:
+    def plan(
+        self,
+        path: str,
+        replace: Sequence[str] = (),
+        force: bool = False,
+        update_points: Sequence[str] = (),
+    ) -> Plan:
         """Return what applying the patch at `path` would do; the target is not touched.
 
         `replace` names functions ("old" or "old=new") of a shared object without a
-        manifest; `force` skips refusals that say they may be forced. Raises Refused.
+        manifest; `force` skips refusals that say they may be forced; `update_points` names
+        functions of the target at whose entry a thread may be, whatever has called them. Raises
+        Refused.
         """
         from hotpatch.patch.file import PatchFile  # noqa: PLC0415
         from hotpatch.update.plan import make_plan  # noqa: PLC0415
 
         self._process.refresh()
-        patch = PatchFile.open(path, replace)
+        patch = PatchFile.open(path, replace, update_points)
         with self._process.expected_alive():
-            return make_plan(self._process, patch, force, tuple(replace))
+            return make_plan(self._process, patch, force, tuple(replace), tuple(update_points))
 
     def apply(
         self,
@@ -75,6 +83,7 @@ class Target:
         on_progress: OnProgress | None = None,
         replace: Sequence[str] = (),
         force: bool = False,
+        update_points: Sequence[str] = (),
     ) -> Result:
         """Apply a patch, given as a plan or a path; return what was done, read back.
 
@@ -89,9 +98,9 @@ class Target:
         options = Options(timeout, max_pause_ms, on_progress)
         self._process.refresh()
         if isinstance(plan, str):
-            patch = PatchFile.open(plan, replace)
+            patch = PatchFile.open(plan, replace, update_points)
         else:
-            patch = PatchFile.open(plan.path, plan.replace)
+            patch = PatchFile.open(plan.path, plan.replace, plan.points)
             force = force or plan.forced
             if patch.digest != plan.record.digest:
                 raise Refused(
@@ -152,16 +161,23 @@ def apply(
     on_progress: OnProgress | None = None,
     replace: Sequence[str] = (),
     force: bool = False,
+    update_points: Sequence[str] = (),
 ) -> Result:
     """Apply the patch at `path` to process `pid`; see Target.apply."""
     with Target(pid) as target:
-        return target.apply(path, timeout, max_pause_ms, on_progress, replace, force)
+        return target.apply(path, timeout, max_pause_ms, on_progress, replace, force, update_points)
 
 
-def check(pid: int, path: str, replace: Sequence[str] = (), force: bool = False) -> Plan:
+def check(
+    pid: int,
+    path: str,
+    replace: Sequence[str] = (),
+    force: bool = False,
+    update_points: Sequence[str] = (),
+) -> Plan:
     """Return the plan of applying the patch at `path` to process `pid`; see Target.plan."""
     with Target(pid) as target:
-        return target.plan(path, replace, force)
+        return target.plan(path, replace, force, update_points)
 
 
 def revert(

@@ -49,7 +49,7 @@ def _builds(patch: PatchFile) -> list[Verdict]:
 
 
 def _function(function: ledger.Function) -> Verdict:
-    check = f"function {function.name}"
+    check = f"function {function.name}" if function.new else f"update point {function.name}"
     if function.under:
         return Verdict(check, OK, "replaced already; this patch goes on top")
     size = sum(len(write.data) for write in function.arm)

@@ -2,7 +2,8 @@
 """Waiting between two tries, without a stop where one would be in vain.
 
 A thread that was in the way and has slept since is in the way still. And one whose main loop is in
-the way will be for ever: it is not waited for at all.
+the way will be for ever: it is not waited for at all. Where there is always somebody in the way,
+calls are made to run out (`update.drain`).
 """
 
 from __future__ import annotations
@@ -18,14 +19,18 @@ from hotpatch.update.session import TOO_LONG, Session, no_time
 
 if TYPE_CHECKING:
     from hotpatch.quiescence.endless import Recogniser
+    from hotpatch.update.drain import Drain
 
 
 class Waiting:
     """The tries so far, and who was in the way at the last one."""
 
-    def __init__(self, session: Session, phase: str, forbidden: Ranges) -> None:
-        """Begin with no try."""
+    def __init__(
+        self, session: Session, phase: str, forbidden: Ranges, drain: Drain | None
+    ) -> None:
+        """Begin with no try; `drain` is what may be done to get a quiescent moment."""
         self.forbidden = forbidden
+        self.drain = drain
         self._session = session
         self._phase = phase
         self._tries = 0
@@ -61,16 +66,33 @@ class Waiting:
 
     def wait(self) -> None:
         """Wait until another try is worth while; raises Busy where there is no time for one."""
+        awake = True
         while True:
             self._expect_end()
-            if not self._session.wait_before_retry(self._phase, self._tries, self._names()):
-                blockers = self._blockers()
-                raise no_time(
-                    _reason(blockers), self._session, blockers=blockers, attempts=self._tries
-                )
-            if not self._sleepers.still_there():
+            if self.drain and (self._blocked or self.drain.running):
+                self.drain.proceed(awake)
+            longest = self.drain.nap_s if self.drain else None
+            if not self._session.wait_before_retry(
+                self._phase, self._tries, self._names(), longest
+            ):
+                raise self._no_time()
+            awake = not self._sleepers.still_there()
+            if awake or (self.drain and self.drain.is_pressing):
                 return
             self.count()
+
+    def _no_time(self) -> Busy:
+        blockers = self._blockers()
+        what = _reason(blockers)
+        drain = self.drain
+        if drain and drain.has_points():
+            what += ", and came to no update point"
+        elif drain and drain.longest_s:
+            what += (
+                f", also when new callers were made to wait, {drain.tried} times for up to "
+                f"{drain.longest_s * 1000:.0f} ms"
+            )
+        return no_time(what, self._session, blockers=blockers, attempts=self._tries)
 
     def _names(self) -> tuple[str, ...]:
         """Return the functions that are in the way."""
@@ -88,6 +110,8 @@ class Waiting:
 
     def _expect_end(self) -> None:
         """Raise Busy for a function that never returns."""
+        if self.drain and self.drain.has_points():
+            return  # its frames may stay where they are
         if not any(thread.frames for thread in self._blocked):
             return
         from hotpatch.quiescence import endless  # noqa: PLC0415 - only with frames
@@ -101,7 +125,8 @@ class Waiting:
         raise Busy(
             f"{found.function} never returns: thread {found.tid} lives in the loop at {loop}",
             "nothing was changed; let the patch replace what that loop calls, or a function that "
-            "its body is moved into",
+            "its body is moved into; or name a function that it calls as an update point "
+            "(HOTPATCH_UPDATE_POINT, --update-point)",
             blockers=self._blockers(),
             attempts=self._tries,
         )

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from hotpatch.arch.assembler import assemble
 from hotpatch.redirect.entry import Write
+from hotpatch.redirect.gate import Door
 
 MAP_FIXED_NOREPLACE = 0x100000
 
@@ -30,6 +31,11 @@ class Arena:
             raise OSError(ctypes.get_errno(), f"cannot map {address:#x}")
         self.address = address
         self.size = size
+
+    @property
+    def door(self) -> Door:
+        """The door of any gate in here, at its end."""
+        return Door(self.address + self.size - 4, self.address + self.size - 24)
 
     def close(self) -> None:
         _libc.munmap(self.address, self.size)
@@ -65,6 +71,11 @@ def call(address: int, *arguments: int) -> int:
     """Call a function of up to six integers that returns an int64."""
     function = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * len(arguments))(address)
     return int(function(*arguments))
+
+
+def futex_wake(address: int) -> None:
+    """Wake all who wait at a word of this process (FUTEX_WAKE | FUTEX_PRIVATE_FLAG)."""
+    _libc.syscall(202, ctypes.c_void_p(address), 129, 1 << 30)
 
 
 def word(address: int) -> ctypes.c_int32:

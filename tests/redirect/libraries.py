@@ -131,7 +131,7 @@ class Redirected:
         gates, at = [], self.arena.address + 0x10000
         for number, entry in enumerate(self.entries):
             new = self.arena.address + 0x8000 + 32 * number
-            gate = build_gate(entry, at, self.switch, new)
+            gate = build_gate(entry, at, self.switch, new, self.arena.door)
             at += gate_size(entry)
             poke(gate.address, gate.code)
             count, original = self._counters + 8 * number, gate.original

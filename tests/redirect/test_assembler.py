@@ -15,9 +15,10 @@ from hotpatch.arch import assembler
 from hotpatch.arch.assembler import AssemblyError, assemble, source, template
 
 GATES = [
-    ("gate.S", ("switch", "new")),
-    ("gate_kept.S", ("switch", "old")),
-    ("gate_far.S", ("switch", "old")),
+    ("gate.S", ("switch", "new", "wait")),
+    ("gate_kept.S", ("switch", "old", "wait")),
+    ("gate_far.S", ("switch", "old", "wait")),
+    ("gate_wait.S", ("door", "deadline", "switch", "new", "old")),
     ("gate_far_jump.S", ("new",)),
     ("displaced_call.S", ("return_slot",)),
     ("displaced_loop.S", ("target",)),
@@ -67,7 +68,7 @@ def test_what_cannot_be_assembled_is_an_error(text: str) -> None:
 def test_a_filled_template_is_the_assembled_source(data: st.DataObject) -> None:
     name, symbols = data.draw(st.sampled_from(GATES))
     address = data.draw(st.integers(1 << 31, 1 << 46))
-    wide = [("gate_far.S", "switch"), ("gate_far_jump.S", "new")]
+    wide = [("gate_far.S", "switch"), ("gate_far_jump.S", "new"), ("gate_wait.S", "switch")]
     values = {}
     for symbol in symbols:
         distance = st.integers(-(1 << 30), 1 << 30).filter(lambda d: abs(d) > 1000)
@@ -79,11 +80,11 @@ def test_a_filled_template_is_the_assembled_source(data: st.DataObject) -> None:
 
 
 def test_a_template_says_when_a_symbol_is_out_of_reach() -> None:
-    gate = template("gate.S", "switch", "new")
+    gate = template("gate.S", "switch", "new", "wait")
     with pytest.raises(OverflowError):
-        gate.fill(0x1000, switch=1 << 40, new=0x2000)
+        gate.fill(0x1000, switch=1 << 40, new=0x2000, wait=0x2000)
     with pytest.raises(OverflowError):
-        gate.fill(0x1000, switch=0x2000, new=1 << 40)
+        gate.fill(0x1000, switch=0x2000, new=1 << 40, wait=0x2000)
 
 
 def test_sources_are_found_beside_the_package_and_inside_it(

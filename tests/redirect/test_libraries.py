@@ -11,7 +11,7 @@ from hotpatch.elf.file import ElfError, ElfFile
 from hotpatch.errors import Refused
 from hotpatch.redirect.displace import displace
 from hotpatch.redirect.entry import Function, Stretch, plan_entry
-from hotpatch.redirect.gate import build_gate
+from hotpatch.redirect.gate import Door, build_gate
 from tests.redirect.meaning import meaning, moved_meaning
 
 LIBRARIES = sorted(map(str, Path("/lib/x86_64-linux-gnu").glob("lib[cm].so.6")))
@@ -55,7 +55,7 @@ def test_every_function_of_a_library(path: str) -> None:
         except Refused as refusal:
             refused.append(refusal.reason)
             continue
-        gate = build_gate(entry, 0x20000000, 0x20100000, 0x20200000)
+        gate = build_gate(entry, 0x20000000, 0x20100000, 0x20200000, Door(0x20300010, 0x20300000))
         there = gate.original
         moved = displace(entry.displaced, there, entry.resume, entry.entries)
         assert moved in gate.code

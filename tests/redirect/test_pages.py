@@ -63,11 +63,12 @@ class Patient:
         self.switch = arena.address + 0x80000
         self.new = arena.address + 0x81000
         self.gate = arena.address + 0x82000
+        self.door = arena.door
         arena.put(self.new, "lea rax, [rdi - 1]; ret")
 
     def install(self, entry: Entry, gate: int, new: int) -> int:
         """Build a gate and return where its original is called."""
-        built = build_gate(entry, gate, self.switch, new)
+        built = build_gate(entry, gate, self.switch, new, self.door)
         assert len(built.code) == gate_size(entry) and gate % 16 == 0
         poke(gate, built.code)
         return built.original

@@ -65,3 +65,27 @@ def test_an_event_loop_is_named_and_not_waited_for(
     assert hotpatch.patches(server.pid) == []
     with Connection(int(port)) as connection:
         assert connection.request("/ten.txt").body == b"0123456789"
+
+
+def test_a_loop_is_replaced_at_an_update_point_under_load(
+    start: Callable[..., Any], root: str, tmp_path: Path
+) -> None:
+    """The loop that runs goes on in its old code, and calls the new one."""
+    server = start("web-v1", "--root", root)
+    port = server.ready()["port"]
+    options = ("--connections", "4", "--rate", "500", "--seconds", "3600")
+    generator = start("webload", "--port", port, *options, kind=Load)
+    generator.ready()
+    point = "HOTPATCH_UPDATE_POINT(connection_ready);\n"
+    path = str(SharedObjects(tmp_path)(REPLACES_LOOP_AND_CALLEE + point, "-O2"))
+    for _ in range(3):
+        result = hotpatch.apply(server.pid, path, timeout=LONG)
+        assert {f.name for f in result.functions} == {"connection_ready", "loop"}
+        with Connection(int(port)) as connection:
+            assert connection.request("/ten.txt").body == b"0123456789"
+        hotpatch.revert(server.pid, timeout=LONG)
+        with Connection(int(port)) as connection:
+            assert connection.request("/ten.txt").body == b"0123456789"
+    generator.process.terminate()
+    report = generator.result()
+    assert [report[name] for name in ("status", "failures", "dropped", "refused")] == [0, 0, 0, 0]

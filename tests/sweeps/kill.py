@@ -4,8 +4,9 @@
     python -m tests.sweeps.kill [--only apply-forty ...] [--first POINT]
 
 For apply and revert, with 1 and with 41 functions (forty that must agree, and the one that calls
-them), the command is run again and again, and ended with SIGKILL at the entry of its 1st, 2nd,
-3rd ... system call, until it gets to its end alive. After each death
+them), and with functions that all threads are in at every instant (a drain), the command is run
+again and again, and ended with SIGKILL at the entry of its 1st, 2nd, 3rd ... system call, until it
+gets to its end alive. After each death
 
 - every thread of the target gets on with its work, and none was interrupted;
 - it answers wholly old or wholly new: the forty functions agree;
@@ -30,12 +31,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple
 
 import hotpatch
 from hotpatch.cli.main import main as command_line
 from hotpatch.linux import ptrace
+from tests.support import programs
 from tests.support.proc import maps
 from tests.support.programs import ROOT, build, tool
 from tests.targets.servers import Program
@@ -59,19 +62,33 @@ class Case(NamedTuple):
 
 ONE = ("forty-one", {"sum": "40", "f00": "1"}, {"sum": "1040", "f00": "1001"})
 FORTY = ("forty-forty", {"sum": "40", "f00": "1"}, {"sum": "80", "f00": "2"})
+CROWD = ("crowd", {"answers": "1"}, {"answers": "2"})
 CASES = {
     f"{command}-{name}": Case(command, *what)
     for command in ("apply", "revert")
-    for name, what in (("one", ONE), ("forty", FORTY))
+    for name, what in (("one", ONE), ("forty", FORTY), ("crowd", CROWD))
 }
 
 
 class Forty:
     """The target, and what is asked of it."""
 
+    rounds = 1  # after which each thread has told what it sees now
+
     def __init__(self, program: Program) -> None:
         self.program = program
         self.pid = program.pid
+
+    @classmethod
+    @contextmanager
+    def started(cls) -> Iterator[Forty]:
+        """A target that is ready."""
+        program = Program("forty", "--threads", "8", "--spinners", "1")
+        try:
+            program.ready()
+            yield cls(program)
+        finally:
+            program.end()
 
     def ask(self) -> dict[str, str]:
         """Its answer, as a dictionary."""
@@ -79,21 +96,56 @@ class Forty:
 
     def expect(self, *allowed: dict[str, str]) -> dict[str, str]:
         """Check that it answers as one of `allowed`, and that each thread works on."""
+        for _ in range(self.rounds):
+            answer = self.work_on()
+        assert answer["mixed"] == "0", f"functions disagree: {answer}"
+        assert any(a.items() <= answer.items() for a in allowed), f"neither old nor new: {answer}"
+        return answer
+
+    def work_on(self) -> dict[str, str]:
+        """Wait until each thread has made progress; the answer by then."""
         before = self.ask()["progress"].split(",")
         deadline = time.monotonic() + 20
         while True:
             answer = self.ask()
             now = answer["progress"].split(",")
             if all(int(b) > int(a) for a, b in zip(before, now, strict=True)):
-                break
+                return answer
             assert time.monotonic() < deadline, f"a thread stands still: {before} {now}"
             time.sleep(0.001)
-        assert answer["mixed"] == "0", f"functions disagree: {answer}"
-        assert any(a.items() <= answer.items() for a in allowed), f"neither old nor new: {answer}"
-        return answer
+
+
+class Crowd(Forty):
+    """The same of a program whose threads are all in the replaced functions, all the time."""
+
+    rounds = 2  # the last answer of a thread may be from before
+
+    def __init__(self, program: programs.Program) -> None:
+        self.crowd = program
+        self.pid = program.pid
+
+    @classmethod
+    @contextmanager
+    def started(cls) -> Iterator[Forty]:
+        with programs.running("crowd", "16", "sleeping", "500") as program:
+            yield cls(program)
+
+    def ask(self) -> dict[str, str]:
+        reply = self.crowd.ask()
+        return {
+            "progress": ",".join(map(str, reply["progress"])),
+            "answers": ",".join(map(str, sorted(set(reply["answers"])))),
+            "mixed": str(reply["mixed"]),
+        }
+
+
+def target_of(case: Case) -> AbstractContextManager[Forty]:
+    return Crowd.started() if case.patch == "crowd" else Forty.started()
 
 
 def patch_path(case: Case) -> str:
+    if case.patch == "crowd":
+        return programs.patch(case.patch)
     return str(TARGETS / "build" / "patches" / f"{case.patch}.so")
 
 
@@ -106,10 +158,7 @@ def arguments(case: Case, pid: int) -> list[str]:
 def sweep(case: Case, report: Callable[[str], None], first: int = 1) -> Counter[str]:
     """Kill the command of one case at each of its calls from the `first` on; return how it went."""
     counts: Counter[str] = Counter()
-    program = Program("forty", "--threads", "8", "--spinners", "1")
-    try:
-        program.ready()
-        target = Forty(program)
+    with target_of(case) as target:
         judge(case, target, counts)
         counts.clear()
         mapped = suspicious(target.pid)
@@ -129,8 +178,6 @@ def sweep(case: Case, report: Callable[[str], None], first: int = 1) -> Counter[
             if point % 100 == 0:
                 report(f"{point} points, {dict(counts)}")
         return counts
-    finally:
-        program.end()
 
 
 def run_forked(command: Sequence[str], point: int) -> bool:
@@ -176,10 +223,7 @@ def trace(child: int, point: int) -> int:
 def sweep_start(case: Case, report: Callable[[str], None]) -> Counter[str]:
     """Kill the whole program at each call before the one that opens the target."""
     counts: Counter[str] = Counter()
-    program = Program("forty", "--threads", "8", "--spinners", "1")
-    try:
-        program.ready()
-        target = Forty(program)
+    with target_of(case) as target:
         if case.command == "revert":
             hotpatch.apply(target.pid, patch_path(case), timeout=TIMEOUT)
         mapped = maps(target.pid)
@@ -192,8 +236,6 @@ def sweep_start(case: Case, report: Callable[[str], None]) -> Counter[str]:
             if counts["deaths"] % 500 == 0:
                 report(f"{dict(counts)}")
         return counts
-    finally:
-        program.end()
 
 
 def kill_start(command: Sequence[str], point: int) -> str:

@@ -68,10 +68,9 @@ def test_on_a_suspended_coroutine() -> None:
 def test_a_function_busy_in_some_thread_at_every_instant() -> None:
     with running("inside", "busy") as program:
         with untouched(program), refused("compute", error=hotpatch.Busy):
-            hotpatch.apply(program.pid, patch("compute"), timeout=SHORT)
-        program.ask("leave")
-        hotpatch.apply(program.pid, patch("compute"))
-        program.ask("enter")
+            hotpatch.apply(program.pid, patch("compute"), timeout=0)
+        result = hotpatch.apply(program.pid, patch("compute"))
+        assert "drain" in {stop.phase for stop in result.stops}
         wait_until(lambda: program.ask()["result"] == 2, "the new answer")
 
 

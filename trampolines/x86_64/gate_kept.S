@@ -7,14 +7,16 @@
  * than 2 GB. What is done follows this code.
  *
  * On entry   as at the function's entry, or behind its first instructions
- * On exit    behind this code if the switch is on, else at `old`; in the
- *            same state
+ * On exit    behind this code if the switch is 1, at `wait` if it is
+ *            negative, else at `old`; in the same state
  * Registers  none changed
  * Flags      changed: they are dead at a function's entry (psABI 3.2.1)
  * Stack      not touched, nor the area below rsp
- * Symbols    switch  the word that commits the patch, 0 is off; within 2 GB
+ * Symbols    switch  the word that commits the patch; within 2 GB
  *            old     the old path
+ *            wait    gate_wait.S, or the old path where callers never wait
  */
 gate:
         cmp     dword ptr [rip + switch], 0
         je      old
+        jl      wait

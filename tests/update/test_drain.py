@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Functions that some thread is in at every instant: callers are made to wait."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+import hotpatch
+from hotpatch.update.result import Result
+from tests.support.programs import Program, patch, running, wait_until
+from tests.update.judging import expect_answer, refused, regions, untouched
+
+THREADS = "8"
+MODES = {
+    "spinning": "2000",
+    "sleeping": "2000",
+    "nested": "2000",
+    "recursive": "2000",
+    "signals": "2000",
+    "locking": "1000",
+}
+PATIENCE = 60  # seconds, on a machine with more threads than processors
+
+
+def drains(result: Result) -> list[int]:
+    """For how long callers were made to wait, in µs."""
+    return [stop.us for stop in result.stops if stop.phase == "drain"]
+
+
+def expect_version(program: Program, version: int) -> None:
+    """Check that all threads work on in this version, and that no call was of two."""
+    assert expect_answer(program, version)["mixed"] == 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_calls_run_out_while_new_ones_wait(mode: str) -> None:
+    with running("crowd", THREADS, mode, MODES[mode]) as program:
+        for _ in range(2):
+            result = hotpatch.apply(program.pid, patch("crowd"), timeout=PATIENCE)
+            assert result.pause_us >= max(drains(result), default=0)
+            expect_version(program, 2)
+            result = hotpatch.revert(program.pid, timeout=PATIENCE)
+            expect_version(program, 1)
+        if mode == "signals":
+            signals = program.ask()["signals"]
+            wait_until(lambda: program.ask()["signals"] > signals, "signals go on")
+
+
+def test_no_caller_waits_longer_than_the_pause_that_is_allowed() -> None:
+    with running("crowd", THREADS, "sleeping", "60000") as program:
+        with untouched(program), refused("work", error=hotpatch.Busy):
+            hotpatch.apply(program.pid, patch("crowd"), timeout=1, max_pause_ms=20)
+        with untouched(program), refused("work", error=hotpatch.Busy) as caught:
+            hotpatch.apply(program.pid, patch("crowd"), timeout=1, max_pause_ms=4)
+        assert "made to wait" not in caught.value.reason
+        result = hotpatch.apply(program.pid, patch("crowd"), timeout=PATIENCE)
+        assert drains(result)
+        assert result.pause_us == max(stop.us for stop in result.stops)
+
+
+def test_what_a_filter_forbids_is_not_done() -> None:
+    with running("crowd", THREADS, "filtered", "2000") as program:
+        with untouched(program), refused("work", error=hotpatch.Busy) as caught:
+            hotpatch.apply(program.pid, patch("crowd"), timeout=1)
+        assert "made to wait" not in caught.value.reason
+
+
+@pytest.mark.parametrize("mode", ["spinning", "sleeping", "nested"])
+def test_a_patcher_that_dies_leaves_nobody_waiting(mode: str) -> None:
+    with running("crowd", THREADS, mode, "20000") as program:
+        child = os.fork()
+        if not child:
+            with open(os.devnull, "w", encoding="ascii") as null:
+                os.dup2(null.fileno(), 2)
+            hotpatch.apply(program.pid, patch("crowd"), timeout=PATIENCE)
+            os._exit(0)
+        wait_until(
+            lambda: any(p.waiting for p in hotpatch.patches(program.pid)), "a drain", PATIENCE
+        )
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        expect_version(program, 1)
+        program.expect_progress()
+        hotpatch.apply(program.pid, patch("crowd"), timeout=PATIENCE)
+        expect_version(program, 2)
+        hotpatch.revert(program.pid, timeout=PATIENCE)
+        expect_version(program, 1)
+        assert not hotpatch.patches(program.pid)
+        assert not regions(program.pid)
