@@ -139,7 +139,7 @@ struct hotpatch_record {
 #define HOTPATCH_KIND_BUILD_ID 3    /* module or null for the program, hexadecimal build-id */
 #define HOTPATCH_KIND_NAME 4        /* text */
 #define HOTPATCH_KIND_DESCRIPTION 5 /* text */
-#define HOTPATCH_KIND_UPDATE_POINT 6 /* function of the target, source file or null */
+#define HOTPATCH_KIND_UPDATE_POINT 8 /* function of the target, source file or null */
 
 #if defined(__has_attribute)
 #if __has_attribute(retain) && (!defined(__clang__) || __clang_major__ >= 13)

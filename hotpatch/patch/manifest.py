@@ -31,7 +31,9 @@ _NAME, _EXTRA, _ADDRESS = 8, 16, 24  # offsets of the pointers
 _VERSION = 1
 _LONGEST_STRING = 4096
 
-REPLACE, STATIC, BUILD_ID, NAME, DESCRIPTION, UPDATE_POINT = range(1, 7)
+REPLACE, STATIC, BUILD_ID, NAME, DESCRIPTION = range(1, 6)
+UPDATE_POINT = 8  # no single bit turns another kind into it
+_KINDS = (REPLACE, STATIC, BUILD_ID, NAME, DESCRIPTION, UPDATE_POINT)
 
 
 class Replacement(NamedTuple):
@@ -124,7 +126,7 @@ def _record(
     elf: ElfFile, relocations: dict[int, Relocation], address: int, raw: tuple[int, ...]
 ) -> Record:
     kind, version, *pointers = raw
-    if kind not in range(REPLACE, UPDATE_POINT + 1) or version != _VERSION:
+    if kind not in _KINDS or version != _VERSION:
         raise Refused(
             f"the patch was made for a newer hotpatch: its manifest has a record of "
             f"kind {kind}, version {version}",

@@ -13,7 +13,8 @@ from tests.support.programs import ROOT
 
 SOURCES = sorted((ROOT / "trampolines" / "x86_64").glob("*.S"))
 SYMBOLS = dict.fromkeys(
-    ("switch", "old", "new", "target", "return_slot", "real", "cue"), 0x10000040
+    ("switch", "old", "new", "wait", "door", "deadline", "target", "return_slot", "real", "cue"),
+    0x10000040,
 )
 
 
