@@ -56,6 +56,7 @@ QUIET: dict[str, list[str]] = {
     "entry": [],
     "rseq": [],
     "forker": [],
+    "deep": ["20", "50", "20", "2"],
     "tls": [],
     "simple": [],
     "simple-nopie": [],

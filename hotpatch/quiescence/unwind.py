@@ -85,11 +85,11 @@ class Unwinder:
         self._steps: dict[int, Step] = {}
         self._without: dict[int, str] = {}
 
-    def follow(self, mappings: Iterable[Mapping]) -> None:
+    def follow(self, mappings: Iterable[Mapping]) -> bool:
         """Take a newer memory map, in which libraries may have come and gone.
 
         Where other files have code in it than before, `process` is refreshed and what was learnt
-        is forgotten. Made for the time before a stop.
+        is forgotten; that is returned. Made for the time before a stop.
         """
         mapped = _code_mappings(mappings)
         if self._mapped is None:
@@ -99,6 +99,13 @@ class Unwinder:
             self._process.refresh()
             len(self._process.modules)  # opens the files now
             self._forget()
+            return True
+        return False
+
+    def step(self, frame: Frame) -> Step:
+        """Return how the caller of a frame is found; raises DwarfError, ElfError, OSError."""
+        key = frame.pc - 1 if frame.call else -frame.pc
+        return self._steps.get(key) or self._step(frame.pc, frame.call)
 
     def unwind(self, registers: Registers, read: Read, limit: int = 2000) -> Stack:
         """Return the frames of a stopped thread, `limit` at most.

@@ -135,3 +135,19 @@ def test_a_limit_of_the_pause_that_is_kept(simple: Program) -> None:
     expect_answer(simple, 2)
     hotpatch.revert(simple.pid)
     expect_answer(simple, 1)
+
+
+def test_many_threads_with_stale_words() -> None:
+    """None of them is in the way, and it doesn't take a stop for each to see that."""
+    with running("deep", "300", "50", "300", "1") as program:
+        program.expect_progress()
+        with untouched(program), refused("1 thread(s) stayed", error=hotpatch.Busy) as caught:
+            hotpatch.apply(program.pid, patch("compute"), timeout=2)
+        assert isinstance(caught.value, hotpatch.Busy)
+        (blocker,) = caught.value.blockers
+        assert blocker.tid not in program.ask()["tids"]
+        assert program.ask("leave")["result"] == 1
+        result = hotpatch.apply(program.pid, patch("compute"))
+        assert result.attempts <= 5
+        assert program.ask()["result"] == 2
+        expect_answer(program, 1)
