@@ -57,6 +57,7 @@ QUIET: dict[str, list[str]] = {
     "rseq": [],
     "forker": [],
     "deep": ["20", "50", "20", "2"],
+    "busy": ["2", "calling"],
     "tls": [],
     "simple": [],
     "simple-nopie": [],
