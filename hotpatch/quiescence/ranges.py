@@ -8,7 +8,7 @@ function goes whichever way the switch says.
 What is compared first, without a look at each word here, are four bytes of it, by the C library's
 vector instructions. Those are bytes 1 to 4, which tell 256 bytes of address space apart, where that
 makes few places to look for; bytes 2 to 5, 64 KB, where it doesn't; and where the ranges are all
-over the address space, bytes 3 to 5.
+over the address space, bytes 3 to 6, or 3 to 5 by other means where many are likely to be found.
 """
 
 from __future__ import annotations
@@ -39,21 +39,23 @@ class Range(NamedTuple):
 class Ranges:
     """A set of ranges, prepared for searching stacks."""
 
-    def __init__(self, ranges: Iterable[Range]) -> None:
-        """Prepare; ranges may touch but not overlap."""
+    def __init__(self, ranges: Iterable[Range], few: bool = False) -> None:
+        """Prepare; ranges may touch but not overlap. `few`: there is little to be found."""
         self._ranges = sorted(ranges)
-        self._starts = [r.start for r in self._ranges]
+        self.starts = [r.start for r in self._ranges]
         self._prefixes: list[bytes] = []
         if sum((r.end >> 8) - (r.start >> 8) + 1 for r in self._ranges) <= _MOST_GRANULES:
             self.lane, self._patterns = 1, _windows(self._ranges, 8)
         else:
             self.lane, self._patterns = 2, _windows(self._ranges, 16)
-        if len(self._patterns) > _MOST_WINDOWS:
+        if len(self._patterns) > _MOST_WINDOWS and few:
+            self.lane, self._patterns = 3, _windows(self._ranges, 24)
+        elif len(self._patterns) > _MOST_WINDOWS:
             self._prefixes = [w.to_bytes(5, "little")[:3] for w in _windows(self._ranges, 24)]
 
     def find(self, address: int) -> Range | None:
         """Return the range that an address lies strictly inside of."""
-        at = bisect_left(self._starts, address) - 1
+        at = bisect_left(self.starts, address) - 1
         if at >= 0 and address < self._ranges[at].end:
             return self._ranges[at]
         return None
@@ -69,14 +71,16 @@ class Ranges:
 
         The buffer has to be one of our `lane`.
         """
+        words = buffer.words
+        found = [(offset, words[offset >> 3]) for offset in self.places(buffer, size)]
+        return [(offset, word) for offset, word in found if self.find(word) is not None]
+
+    def places(self, buffer: Buffer, size: int) -> Iterator[int]:
+        """Yield the offsets of words that point inside a range, and of some that point near one."""
         assert buffer.lane == self.lane
         if self._prefixes:
-            places = chain.from_iterable(_prefixed(buffer, size, p) for p in self._prefixes)
-        else:
-            places = chain.from_iterable(_equal(buffer, size, p) for p in self._patterns)
-        words = buffer.words
-        found = [(offset, words[offset >> 3]) for offset in places]
-        return [(offset, word) for offset, word in found if self.find(word) is not None]
+            return chain.from_iterable(prefixed(buffer, size, p, 3) for p in self._prefixes)
+        return chain.from_iterable(equal_words(buffer, size, p) for p in self._patterns)
 
 
 def _windows(ranges: Iterable[Range], shift: int) -> list[int]:
@@ -84,7 +88,7 @@ def _windows(ranges: Iterable[Range], shift: int) -> list[int]:
     return sorted({w for r in ranges for w in range(r.start >> shift, (r.end >> shift) + 1)})
 
 
-def _equal(buffer: Buffer, size: int, pattern: int) -> Iterator[int]:
+def equal_words(buffer: Buffer, size: int, pattern: int) -> Iterator[int]:
     """Yield the offsets of words whose four bytes in the buffer's lane are `pattern`."""
     first, end = buffer.address + buffer.lane, buffer.address + size
     at = _wmemchr(first, pattern, size >> 2)
@@ -94,12 +98,12 @@ def _equal(buffer: Buffer, size: int, pattern: int) -> Iterator[int]:
         at = _wmemchr(at + 4, pattern, (end - at) >> 2)
 
 
-def _prefixed(buffer: Buffer, size: int, prefix: bytes) -> Iterator[int]:
-    """Yield the offsets of words whose bytes 3 to 5 are `prefix`."""
+def prefixed(buffer: Buffer, size: int, prefix: bytes, number: int) -> Iterator[int]:
+    """Yield the offsets of words whose bytes from `number` on are `prefix`."""
     data, start, end = buffer.data, buffer.start, buffer.start + size
     at = data.find(prefix, start, end)
     while at >= 0:
-        offset = at - 3 - start
+        offset = at - number - start
         if not offset & 7 and offset >= 0:
             yield offset
         at = data.find(prefix, at + 1, end)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from hotpatch.linux import procfs, ptrace
 from hotpatch.linux.memory import Buffer, Memory
@@ -120,9 +120,9 @@ def _is_apart(area: procfs.Area) -> bool:
     return area.protection[1] == "w" and (area.protection[3] == "s" or "ht" in area.flags)
 
 
-def pointers(spans: Iterable[Span]) -> Ranges:
+def pointers(spans: Iterable[Span], few: bool = False) -> Ranges:
     """Return what finds pointers to the bytes of some (start, end), the first one included."""
-    return Ranges(Range(start - 1, end, "") for start, end in spans)
+    return Ranges((Range(start - 1, end, "") for start, end in spans), few)
 
 
 def in_vectors(threads: Iterable[Thread], pointers: Ranges) -> bool:
@@ -141,14 +141,24 @@ def search(memory: Memory, areas: Iterable[procfs.Area], pointers: Ranges) -> li
     found: list[Reference] = []
     runs = procfs.populated(memory.pid, [(area.start, area.end) for area in areas])
     buffer = Buffer(min(_BATCH, sum(end - start for start, end in runs)), pointers.lane)
-    for batch in _batches(runs):
+    for batch in batches(runs, _BATCH):
         memory.copy(batch, buffer)
         found += search_copy(batch, buffer, pointers)
     return found
 
 
+class Finder(Protocol):
+    """What finds some words in a buffer of its lane: Ranges, for one."""
+
+    lane: int
+
+    def search_buffer(self, buffer: Buffer, size: int) -> list[tuple[int, int]]:
+        """Return (offset, word) of each that is found in the first `size` bytes."""
+        ...
+
+
 def search_copy(
-    pieces: Sequence[tuple[int, int]], copied: Buffer, pointers: Ranges
+    pieces: Sequence[tuple[int, int]], copied: Buffer, pointers: Finder
 ) -> list[Reference]:
     """Return the pointers in (address, size) pieces that were copied one behind the other."""
     ends = list(accumulate(size for _, size in pieces))
@@ -160,10 +170,10 @@ def search_copy(
     return found
 
 
-def _batches(runs: Iterable[Span]) -> Iterable[list[tuple[int, int]]]:
-    """Return (address, size) pieces of all the runs, in lists that fit the buffer."""
+def batches(runs: Iterable[Span], most: int) -> Iterable[list[tuple[int, int]]]:
+    """Return (address, size) pieces of all the runs, in lists that fit a buffer of that size."""
     batch: list[tuple[int, int]] = []
-    room = _BATCH
+    room = most
     for start, end in runs:
         at = start
         while at < end:
@@ -172,6 +182,6 @@ def _batches(runs: Iterable[Span]) -> Iterable[list[tuple[int, int]]]:
             at, room = at + size, room - size
             if not room:
                 yield batch
-                batch, room = [], _BATCH
+                batch, room = [], most
     if batch:
         yield batch

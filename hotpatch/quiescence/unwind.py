@@ -113,29 +113,32 @@ class Unwinder:
         `read` gives memory of its stacks: (address, size) to bytes, OSError where there is none.
         Raises Gone.
         """
-        return self._unwind(arch.values_of(registers), read, limit)
+        return self._unwind(arch.values_of(registers), read, False, limit)
 
-    def unwind_from(self, rip: int, rsp: int, read: Read, limit: int = 2000) -> Stack:
-        """Return the same of a thread of which no other registers are known."""
-        values: Values = [None] * len(arch.DWARF_REGISTERS)
-        values[arch.RETURN_ADDRESS], values[arch.RSP] = rip, rsp
-        return self._unwind(values, read, limit)
+    def unwind_from(self, values: Values, read: Read, call: bool, limit: int = 2000) -> Stack:
+        """Return the frames of a stack from what is known of its registers.
 
-    def _unwind(self, values: Values, read: Read, limit: int) -> Stack:
+        `values` has at least a program counter, which is a return address if `call`.
+        """
+        return self._unwind(values, read, call, limit)
+
+    def _unwind(self, values: Values, read: Read, call: bool, limit: int) -> Stack:
         frames: list[Frame] = []
         try:
-            complete = self._walk(values, _Window(read), frames, limit)
+            complete = self._walk(values, _Window(read), frames, call, limit)
         except _Lost as error:
             return Stack((*frames, error.frame), False, str(error))
         return Stack(tuple(frames), complete, "" if complete else f"more than {limit} frames")
 
-    def _walk(self, values: Values, read: Read, frames: list[Frame], limit: int) -> bool:
+    def _walk(
+        self, values: Values, read: Read, frames: list[Frame], call: bool, limit: int
+    ) -> bool:
         """Append frames up to the outermost; return whether it was reached within the limit.
 
         One long loop, as a call of a function would cost a tenth of what a frame does.
         """
         steps, stack_pointer, return_address = self._steps, arch.RSP, arch.RETURN_ADDRESS
-        pc, call, lower = values[return_address] or 0, False, -1
+        pc, lower = values[return_address] or 0, -1
         try:
             for _ in range(limit):
                 step = steps.get(pc - 1 if call else -pc) or self._step(pc, call)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from hotpatch.arch import frames as arch
 from hotpatch.errors import Gone
 from hotpatch.linux import procfs
 from hotpatch.linux.procfs import Sleep
@@ -103,7 +104,9 @@ class Judge:
         """Return the threads that sleep inside of `ranges` for sure, without stopping any."""
 
         def unwind(sleep: Sleep) -> Stack:
-            return self._ready().unwind_from(sleep.rip, sleep.rsp, self._process.read)
+            values: list[int | None] = [None] * len(arch.DWARF_REGISTERS)
+            values[arch.RETURN_ADDRESS], values[arch.RSP] = sleep.rip, sleep.rsp
+            return self._ready().unwind_from(values, self._process.read, call=False)
 
         found = asleep_inside(self._process.memory, sleeps, stacks, ranges, unwind)
         return [
