@@ -198,6 +198,22 @@ def test_inside_goes_in_and_out(mode: str) -> None:
         assert (reply["inside"], reply["returned"], reply["result"]) == (0, 1, 1)
 
 
+@pytest.mark.parametrize("stacks", ["static", "heap", "mapped", "local"])
+@pytest.mark.parametrize("switch", ["ucontext", "assembly", "setjmp"])
+def test_coroutines_go_in_and_out(switch: str, stacks: str) -> None:
+    with running("coroutines", switch, stacks, "3") as program:
+        assert program.ask("suspend")["suspended"] == 3
+        reply = program.ask("step")
+        assert (reply["suspended"], reply["returned"], reply["result"]) == (0, 3, 3)
+        program.ask("finish")
+        assert program.ask("suspend")["suspended"] == 3
+        assert program.ask("sleep")["suspended"] == 2
+        program.ask("wake")
+        reply = program.ask("finish")
+        assert (reply["suspended"], reply["returned"], reply["result"]) == (0, 6, 6)
+        program.expect_progress()
+
+
 @pytest.mark.parametrize("mode", ["busy", "entry"])
 def test_inside_all_the_time(mode: str) -> None:
     with running("inside", mode) as program:
