@@ -96,7 +96,8 @@ def report(failure: Failure, output: Output, prefix: str = "") -> None:
     """Tell the user of a failure: what is wrong, who is in the way, what to do."""
     fields = failure.fields
     output.message("error", RED, prefix + fields["reason"])
-    blockers = [b for b in fields.get("blockers", ()) if b["tid"]]  # else it is the reason itself
+    # A blocker that is neither thread nor coroutine is the reason itself.
+    blockers = [b for b in fields.get("blockers", ()) if b["tid"] or b["syscall"]]
     shown = len(blockers) if output.verbose else _MOST_BLOCKERS
     for blocker in blockers[:shown]:
         output.line(_blocker(blocker, output.verbose))
@@ -115,9 +116,11 @@ def report(failure: Failure, output: Output, prefix: str = "") -> None:
 
 
 def _blocker(blocker: Mapping[str, Any], all_frames: bool) -> str:
-    """Return one thread that stood in the way: where it was, and what it slept in."""
+    """Return one thread that stood in the way: where it was, and what it slept in; or coroutine."""
     frames = blocker["frames"] if all_frames else blocker["frames"][:_MOST_FRAMES]
     call = blocker["syscall"]
     doing = f", asleep in {call}()" if call not in ("", "running") else f", {call}" * bool(call)
     found = f": {', '.join(frames)}" if frames else ""
+    if not blocker["tid"]:
+        return f"{call}, in {blocker['function']}{found}"
     return f"thread {blocker['tid']} in {blocker['function']}{doing}{found}"

@@ -16,6 +16,7 @@ armed as long as an entry leads to its gate. `state` only tells how far its patc
     16      4     switch: bit 0 is 0 for old, 1 for new; with bit 31, callers wait at their doors
     20      4     size of the JSON text
     24      4     CRC-32 of the JSON text
+    28      4     what is known of coroutines (hotpatch.update.coroutines), 0 for nothing
     32      8     time of the commit, ns since the epoch
     40      4     pid, as the target sees it, of a child that was made of it to be looked at and has
                   to be reaped; 0 for none
@@ -44,6 +45,7 @@ MAPPING = f"/memfd:{NAME}-"
 _NAMED = re.compile(MAPPING + r"[0-9a-f]{1,16}-[0-9a-f]{1,12}(?: \(deleted\))?")
 """How the path of a region's header begins in /proc/PID/maps."""
 STATE_OFFSET, SWITCH_OFFSET, TIME_OFFSET, CHILD_OFFSET = 12, 16, 32, 40
+COROUTINES_OFFSET = 28
 _HEADER = struct.Struct("<8sIIIIIIQ")
 _TEXT_OFFSET = 64
 

@@ -6,7 +6,7 @@ to the thread control block that the C library keeps at its top. A thread that r
 an alternate signal stack or a coroutine's, has frames on its own stack too: those above the
 lowest address of it that the other stack refers to, as the saved stack pointer is there.
 
-Not looked at are the stacks of coroutines that no thread runs on at the moment.
+The stacks of coroutines that no thread runs on at the moment are `quiescence.coroutines`' business.
 """
 
 from __future__ import annotations
@@ -83,6 +83,7 @@ class Scanner:
     def __init__(self, memory: Memory, stacks: StackMap, ranges: Ranges) -> None:
         """Prepare to search for words that point into `ranges`."""
         self.hits: list[Hit] = []
+        self.away = False  # whether some thread runs on another stack than its own
         self._memory = memory
         self._stacks = stacks
         self._ranges = ranges
@@ -95,6 +96,7 @@ class Scanner:
         pieces, away = self._pieces(tids, pointers)
         self._scan(tids, pieces, batch.content())
         if away:
+            self.away = True
             self._scan(tids, self._home_pieces(tids, pointers, away, pieces), b"")
 
     def _scan(

@@ -72,6 +72,7 @@ def commit(session: Session, plan: Plan) -> None:
     memory = session.process.memory
     now = struct.pack("<Q", time.time_ns())
     memory.write(plan.header + ledger.TIME_OFFSET, now)
+    session.coroutines.note(plan.header)
     switch = plan.header + ledger.SWITCH_OFFSET
     on = struct.pack("<I", ledger.ON)
 

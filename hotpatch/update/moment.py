@@ -74,6 +74,8 @@ def _attempt(
         session.judge.follow(mappings)
         if not data and _asleep_inside(session, looks, waiting):
             return None
+        kind = "" if data else phase
+        session.coroutines.prepare(kind, waiting.forbidden, mappings, looks)
         return _attempt_after(session, looks, phase, waiting, action, data)
 
 
@@ -108,6 +110,7 @@ def _attempt_after(
     forbidden, drain = waiting.forbidden, waiting.drain
     stacks, judge = session.stacks, session.judge
     scanner = Scanner(process.memory, stacks, forbidden)
+    kind = "" if data else phase
     try:
         with session.hold(phase, looks, observer=scanner.add) as hold:
             threads = dict(hold.threads)
@@ -117,8 +120,10 @@ def _attempt_after(
             blocked = unjudged(hits) if data else judge.judge(hits, threads, stacks, forbidden)
             if drain is not None:
                 drain.look(threads, blocked, forbidden)
-            if not blocked and session.too_long(hold):
-                waiting.obstructed(Blocker(0, "--max-pause", (), ""))
+            if not blocked and (
+                session.coroutines.in_the_way(kind, hold, scanner, waiting)
+                or _is_too_long(session, hold, waiting)
+            ):
                 return None
             if not blocked:
                 result = action(hold)
@@ -141,6 +146,14 @@ def _attempt_after(
     pointers = {tid: threads[tid].registers.rsp for tid in sure}
     waiting.blocked(blocked, partial(_describe, session, forbidden, looks), pointers)
     return None
+
+
+def _is_too_long(session: Session, hold: Hold, waiting: Waiting) -> bool:
+    """Say whether there is no time left for a change in this stop; note it."""
+    if not session.too_long(hold):
+        return False
+    waiting.obstructed(Blocker(0, "--max-pause", (), ""))
+    return True
 
 
 def _in_vfork(session: Session, looks: Looks) -> Blocker | None:

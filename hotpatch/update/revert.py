@@ -82,6 +82,7 @@ def _switch_off(session: Session, patch: ledger.Entry) -> None:
         return True
 
     memory.write(patch.address + ledger.STATE_OFFSET, reverting)
+    session.coroutines.recall(patch.address)
     try:
         with Drain(session, patch.address, record, ledger.ON) as drain:
             at_quiescence(session, "commit", active(record), act, drain=drain)

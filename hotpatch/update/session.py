@@ -16,12 +16,14 @@ from hotpatch.linux.threads import Batch, Hold
 from hotpatch.process.image import Process
 from hotpatch.quiescence.stacks import StackMap
 from hotpatch.quiescence.verdict import Judge
+from hotpatch.update.coroutines import Check
 from hotpatch.update.result import FunctionChange, PatchName, Progress, Result, StopTime
 
 if TYPE_CHECKING:
     from hotpatch.quiescence.places import Places
 
 TOO_LONG = "no stop was short enough for --max-pause"
+LATER = "try again when the target is less busy, or with a longer --timeout"
 # How long the target may be held by tries that come to nothing: at once, and of the time waited.
 _FREE_NS, _SHARE = 20_000_000, 0.007
 
@@ -48,6 +50,7 @@ class Session:
         self.kept: set[int] = set()  # regions that could not be given back
         self._judge: Judge | None = None
         self._places: Places | None = None
+        self.coroutines = Check(self)
         self._stops: list[StopTime] = []
         self._wasted_ns = 0
         self.draining = False  # callers wait: the sooner a stop is made the better
@@ -181,15 +184,14 @@ class Session:
             max((stop.us for stop in self._stops), default=0),
             tuple(self._stops),
             int((time.monotonic() - self._began) * 1000),
-            tuple(self.warnings),
+            (*self.warnings, *self.coroutines.caveats()),
         )
 
 
-def no_time(reason: str, session: Session, **details: object) -> Busy:
-    """Return the error for an update that ran out of time."""
+def no_time(reason: str, session: Session, advice: str = LATER, **details: object) -> Busy:
+    """Return the error for an update that ran out of time; `advice` is what would help."""
     return Busy(
         reason,
-        f"nothing was changed after {session.options.timeout:g} s; try again when the target is "
-        "less busy, or with a longer --timeout",
+        f"nothing was changed after {session.options.timeout:g} s; {advice}",
         **details,  # type: ignore[arg-type]
     )

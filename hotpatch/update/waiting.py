@@ -15,7 +15,8 @@ from hotpatch.errors import Blocker, Busy
 from hotpatch.linux.sleepers import Sleepers
 from hotpatch.quiescence.ranges import Ranges
 from hotpatch.quiescence.verdict import Blocked
-from hotpatch.update.session import TOO_LONG, Session, no_time
+from hotpatch.update.coroutines import RESUME
+from hotpatch.update.session import LATER, TOO_LONG, Session, no_time
 
 if TYPE_CHECKING:
     from hotpatch.quiescence.endless import Recogniser
@@ -35,6 +36,7 @@ class Waiting:
         self._phase = phase
         self._tries = 0
         self._obstacle: Blocker | None = None
+        self._tell_all: Callable[[], tuple[Blocker, ...]] | None = None
         self._blocked: list[Blocked] = []
         self._tell: Callable[[Blocked], Blocker] | None = None
         self._sleepers = Sleepers(session.process.pid)
@@ -45,9 +47,14 @@ class Waiting:
         self._tries += 1
         self._session.attempts = max(self._session.attempts, self._tries)
 
-    def obstructed(self, obstacle: Blocker) -> None:
-        """Note what was in the way, where that is no thread in the code."""
-        self._obstacle, self._blocked = obstacle, []
+    def obstructed(
+        self, obstacle: Blocker, tell_all: Callable[[], tuple[Blocker, ...]] | None = None
+    ) -> None:
+        """Note what was in the way, where that is no thread in the code.
+
+        `tell_all` finds out what else is in the way like it, should that be needed.
+        """
+        self._obstacle, self._tell_all, self._blocked = obstacle, tell_all, []
         self._sleepers.expect({})
 
     def blocked(
@@ -92,7 +99,8 @@ class Waiting:
                 f", also when new callers were made to wait, {drain.tried} times for up to "
                 f"{drain.longest_s * 1000:.0f} ms"
             )
-        return no_time(what, self._session, blockers=blockers, attempts=self._tries)
+        advice = RESUME if _are_coroutines(blockers) else LATER
+        return no_time(what, self._session, advice, blockers=blockers, attempts=self._tries)
 
     def _names(self) -> tuple[str, ...]:
         """Return the functions that are in the way."""
@@ -104,7 +112,7 @@ class Waiting:
 
     def _blockers(self) -> tuple[Blocker, ...]:
         if self._obstacle is not None:
-            return (self._obstacle,)
+            return self._tell_all() if self._tell_all is not None else (self._obstacle,)
         assert self._tell is not None
         return tuple(self._tell(thread) for thread in self._blocked)
 
@@ -136,9 +144,14 @@ def _reason(blockers: tuple[Blocker, ...]) -> str:
     first = blockers[0]
     if first.function == "--max-pause":
         return TOO_LONG
-    if not first.tid:
+    if not first.tid and not _are_coroutines(blockers):
         return first.function
     if first.function.startswith("("):
         return f"thread {first.tid} can't be stopped {first.function}"
     functions = sorted({blocker.function for blocker in blockers})
-    return f"{len(blockers)} thread(s) stayed in {', '.join(functions[:5])}"
+    who = "suspended coroutine(s)" if _are_coroutines(blockers) else "thread(s)"
+    return f"{len(blockers)} {who} stayed in {', '.join(functions[:5])}"
+
+
+def _are_coroutines(blockers: tuple[Blocker, ...]) -> bool:
+    return not blockers[0].tid and bool(blockers[0].syscall)

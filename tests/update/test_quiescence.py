@@ -56,15 +56,6 @@ def test_it_is_applied_as_soon_as_the_thread_leaves() -> None:
         assert program.ask("enter")["result"] == 2
 
 
-def test_on_a_suspended_coroutine() -> None:
-    """No thread runs on that stack: what is on it goes on in the code that it was in."""
-    with running("inside", "coroutine") as program:
-        program.ask("enter")
-        hotpatch.apply(program.pid, patch("compute"), timeout=SHORT)
-        assert program.ask("leave")["result"] == 1
-        expect_answer(program, 1)
-
-
 def test_a_function_busy_in_some_thread_at_every_instant() -> None:
     with running("inside", "busy") as program:
         with untouched(program), refused("compute", error=hotpatch.Busy):
