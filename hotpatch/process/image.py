@@ -58,6 +58,7 @@ class Process:
         """Forget what was read."""
         self._mappings: list[procfs.Mapping] | None = None
         self._modules: tuple[Module, ...] | None = None
+        self._vdso: tuple[Module | None] | None = None
         self._ledger: tuple[list[ledger.Entry], list[ledger.Remnant]] | None = None
         self._gadgets: remote.Gadgets | None = None
 
@@ -158,6 +159,15 @@ class Process:
         return self._modules
 
     @property
+    def vdso(self) -> Module | None:
+        """Return the kernel's shared object, which is none of `modules`; None without one."""
+        if self._vdso is None:
+            from hotpatch.process.modules import find_vdso  # noqa: PLC0415 - reads ELF
+
+            self._vdso = (find_vdso(self.mappings, self.read),)
+        return self._vdso[0]
+
+    @property
     def patches(self) -> list[ledger.Entry]:
         """Return the records of patches in it, oldest commit first."""
         return self._find_ledger()[0]
@@ -208,6 +218,13 @@ class Process:
         """Return the module that an address lies in."""
         return next((m for m in self.modules if m.start <= address < m.end), None)
 
+    def code_at(self, address: int) -> Module | None:
+        """Return the same; or the vdso, if the address lies there."""
+        module = self.module_at(address)
+        if module is None and self.vdso and self.vdso.start <= address < self.vdso.end:
+            return self.vdso
+        return module
+
     def symbolic(self, address: int) -> Symbolic | None:
         """Return an address as function and offset, as well as symbols allow."""
         for entry in self.patches:
@@ -218,7 +235,7 @@ class Process:
             for start, size in entry.record.regions:
                 if start <= address < start + size:
                     return Symbolic(f"patch {entry.record.name}", f"{start:#x}", address - start)
-        module = self.module_at(address)
+        module = self.code_at(address)
         if module is None:
             return None
         symbol = module.elf.symbols.at(address - module.bias)

@@ -80,6 +80,21 @@ def find_modules(
     return tuple(_in_search_order(found, read))
 
 
+def find_vdso(
+    mappings: Iterable[procfs.Mapping], read: Callable[[int, int], bytes]
+) -> Module | None:
+    """Return the kernel's shared object, which is in memory only; None where there is none."""
+    mapping = next((m for m in mappings if m.path == "[vdso]"), None)
+    if mapping is None:
+        return None
+    try:
+        elf = ElfFile.from_bytes(read(mapping.start, mapping.end - mapping.start), mapping.path)
+        lowest = min((s.vaddr for s in elf.segments if s.type == PT_LOAD), default=0)
+    except ElfError:
+        return None
+    return Module(mapping.path, mapping.start - lowest, [mapping], elf, False)
+
+
 def _open(pid: int, group: list[procfs.Mapping]) -> ElfFile | None:
     for path in procfs.open_paths(pid, group[0]):
         try:

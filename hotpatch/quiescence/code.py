@@ -18,8 +18,7 @@ from hotpatch.arch.sigframe import RESTORERS
 from hotpatch.dwarf.cfi import Row
 from hotpatch.dwarf.cursor import DwarfError, Read
 from hotpatch.dwarf.file import CallFrames
-from hotpatch.elf.constants import PT_LOAD
-from hotpatch.elf.file import ElfError, ElfFile
+from hotpatch.elf.file import ElfError
 from hotpatch.quiescence.rules import signal_row
 
 if TYPE_CHECKING:
@@ -104,9 +103,9 @@ class Code:
         for patch in self._process.patches:
             if any(start <= address < start + size for start, size in patch.record.code):
                 return self._patch(patch)
-        module = self._process.module_at(address)
+        module = self._process.code_at(address)
         if module is None:
-            return self._vdso(address)
+            return None
         image = self._images.get(module.start)
         if image is None:
             frames = CallFrames.of_file(module.elf, module.debug_file)
@@ -121,20 +120,6 @@ class Code:
             read = self._process.read
             image = _Image(0, read, CallFrames.of_image(read, patch.record.frames))
             self._images[patch.address] = image
-        return image
-
-    def _vdso(self, address: int) -> _Image | None:
-        """Return the kernel's shared object, which is in memory only, if it is there."""
-        mapping = next((m for m in self._process.mappings if m.start <= address < m.end), None)
-        if mapping is None or mapping.path != "[vdso]":
-            return None
-        image = self._images.get(mapping.start)
-        if image is None:
-            content = self._process.read(mapping.start, mapping.end - mapping.start)
-            elf = ElfFile.from_bytes(content, mapping.path)
-            lowest = min((s.vaddr for s in elf.segments if s.type == PT_LOAD), default=0)
-            image = _Image(mapping.start - lowest, elf.read, CallFrames.of_file(elf))
-            self._images[mapping.start] = image
         return image
 
 

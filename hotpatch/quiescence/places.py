@@ -72,7 +72,7 @@ class Places:
         )
 
     def _positions(self, pc: int) -> tuple[Position, ...]:
-        module = self._process.module_at(pc)
+        module = self._process.code_at(pc)
         if module is None:
             return ()
         sources = self._sources.get(module.start)

@@ -233,8 +233,11 @@ def test_the_vdso(compiled: Compile) -> None:
         thread = next(t for t in threads if t.tid != program.pid)
         for _ in range(300):
             thread = gdb.step(thread.tid)
-            check_all(process, unwinder, [thread])
-            inside += vdso.start <= thread.frames[0].pc < vdso.end
+            (stack,) = check_all(process, unwinder, [thread])
+            if vdso.start <= thread.frames[0].pc < vdso.end:
+                name = names(process, stack)[0]
+                assert re.fullmatch(r"(__vdso_)?clock_gettime\+.* \(\[vdso\]\)", name)
+                inside += 1
         assert inside > 30
 
 
