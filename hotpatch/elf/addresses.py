@@ -3,8 +3,9 @@
 
 The smallest symbol with a size that holds the address wins: an entry point inside a larger
 function is the better answer. A label without a size (assembler sources) reaches to the next
-symbol of its section. Among aliases, typed ones go before labels, exported ones before
-local ones, and the name that people use (`write`) before the reserved one (`__write`).
+symbol of its section. Among aliases, typed ones go before labels, exported ones before local ones,
+what programs are linked with today (`free`) before what only old ones ask for
+(`cfree@GLIBC_2.2.5`), and the name that people use (`write`) before the reserved one (`__write`).
 """
 
 from __future__ import annotations

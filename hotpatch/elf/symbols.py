@@ -164,9 +164,10 @@ def _undefined(columns: Columns) -> list[object]:
     return [row and not section for row, section in enumerate(columns.sections)]
 
 
-def _preference(symbol: Symbol) -> tuple[int, bool, int]:
+def _preference(symbol: Symbol) -> tuple[int, bool, bool, int]:
     underscores = len(symbol.name) - len(symbol.name.lstrip("_"))
-    return _RANK.get(symbol.type, 1), symbol.bind == c.STB_LOCAL, underscores
+    superseded = symbol.version is not None and not symbol.default_version
+    return _RANK.get(symbol.type, 1), symbol.bind == c.STB_LOCAL, superseded, underscores
 
 
 def _merge(found: list[list[Symbol]]) -> list[Symbol]:

@@ -162,6 +162,7 @@ def test_among_aliases_the_one_that_says_most_is_chosen(better: Sym) -> None:
         Sym("__function", BASE, 8),
         Sym("local", BASE, 8, bind=c.STB_LOCAL),
         Sym("label", BASE, 8, type=c.STT_NOTYPE),
+        Sym("superseded@VERSION_1", BASE, 8),
         Sym("empty", BASE, 0),
     ]
     for rows in ([better, *others], [*others, better]):
