@@ -134,6 +134,8 @@ NOINLINE static long recursive(long depth)
 static void *run(void *unused)
 {
     (void)unused;
+    printf("READY pid=%d\n", getpid());
+    fflush(stdout);
     for (long i = 1;; i++) {
         pointer = leaf;
         sink += pointer(i);
@@ -152,8 +154,6 @@ int main(void)
     char byte;
 
     pthread_create(&thread, NULL, run, NULL);
-    printf("READY pid=%d\n", getpid());
-    fflush(stdout);
     while (read(0, &byte, 1) > 0)
         ;
     return 0;

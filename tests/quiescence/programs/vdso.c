@@ -10,6 +10,8 @@ static void *run(void *unused)
     struct timespec now;
 
     (void)unused;
+    printf("READY pid=%d\n", getpid());
+    fflush(stdout);
     for (;;)
         clock_gettime(CLOCK_MONOTONIC, &now);
     return NULL;
@@ -21,8 +23,6 @@ int main(void)
     char byte;
 
     pthread_create(&thread, NULL, run, NULL);
-    printf("READY pid=%d\n", getpid());
-    fflush(stdout);
     while (read(0, &byte, 1) > 0)
         ;
     return 0;
