@@ -9,7 +9,8 @@ from hotpatch.dwarf.cursor import DwarfError
 from hotpatch.dwarf.lines import Position, SourceLines
 from hotpatch.elf.file import ElfError
 from hotpatch.errors import Gone
-from hotpatch.process.image import Process
+from hotpatch.link.scope import symbol_tables
+from hotpatch.process.image import Process, Symbolic
 from hotpatch.quiescence.unwind import Frame
 
 
@@ -64,12 +65,29 @@ class Places:
         if symbolic is None:
             return unknown
         if symbolic.function.startswith("0x"):  # only the module is known
-            return unknown._replace(module=symbolic.module)
+            named = self._in_debug_file(pc)
+            if named is None:
+                return unknown._replace(module=symbolic.module)
+            symbolic = named
         return unknown._replace(
             function=symbolic.function,
             offset=symbolic.offset + frame.call,
             module=symbolic.module,
         )
+
+    def _in_debug_file(self, pc: int) -> Symbolic | None:
+        """Return the function that only the separate debug file of a module names."""
+        module = self._process.code_at(pc)
+        if module is None:
+            return None
+        try:
+            for table in symbol_tables(module)[1:]:
+                symbol = table.at(pc - module.bias)
+                if symbol is not None:
+                    return Symbolic(module.name, symbol.name, pc - module.bias - symbol.value)
+        except (ElfError, OSError):
+            pass
+        return None
 
     def _positions(self, pc: int) -> tuple[Position, ...]:
         module = self._process.code_at(pc)

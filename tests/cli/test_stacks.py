@@ -96,6 +96,16 @@ def test_frames_have_the_line_that_they_are_in() -> None:
         assert f"threads.c:{frame.line}" in text
 
 
+def test_functions_of_a_stripped_program_have_the_names_of_its_debug_file() -> None:
+    with running("simple-debuglink") as program:
+        for thread in library.stacks(program.pid).threads:
+            expected = "serve" if thread.tid == program.pid else "work"
+            (place,) = [f.place for f in thread.frames if f.place.function == expected]
+            assert place.module == "simple-debuglink"
+            assert 0 < place.offset < 0x200
+            assert place.file.endswith("program.c" if expected == "serve" else "simple.c")
+
+
 def test_frames_in_gates_and_patches_are_named() -> None:
     with running("simple") as program:
         library.apply(program.pid, patch("answer_2"))
