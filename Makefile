@@ -10,7 +10,7 @@ RUN    := .venv/bin/python
 # What the demo needs, and what the tests need besides.
 DEMO_PACKAGES := gcc libc6-dev
 TEST_PACKAGES := $(DEMO_PACKAGES) g++ clang musl-tools binutils elfutils gdb procps zsh fish \
-                 redis-server redis-tools
+                 redis-server redis-tools nginx memcached
 
 help: ## say this
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16

@@ -25,17 +25,26 @@ _SETTINGS = (
     "pagination off", "confirm off", "debuginfod enabled off", "print thread-events off",
     "backtrace past-main on", "backtrace past-entry on", "backtrace limit unlimited",
     "print inferior-events off", "width 0", "auto-load libthread-db off",
-    "debug-file-directory /nonexistent",
+    "print demangle off",
 )  # fmt: skip
 
 
 class GdbFrame(NamedTuple):
-    """A frame that is not that of an inlined function; `sp` is its stack pointer."""
+    """A frame on the stack; `sp` is its stack pointer.
+
+    `name` is that of a symbol, `inlined` are those of the functions whose copies it is in,
+    innermost first, which gdb composes ("scope::name(int)") where the compiler gave none for
+    linkage. `begins`: more of these, which gdb takes as not yet called, as they begin at the
+    program counter. `source`: gdb has debug information of it, else there is none inlined.
+    """
 
     pc: int
     sp: int
     signal: bool
     name: str | None
+    inlined: tuple[str, ...]
+    begins: tuple[str, ...]
+    source: bool
 
 
 class GdbThread(NamedTuple):
@@ -50,6 +59,10 @@ class GdbThread(NamedTuple):
 class Gdb:
     """A gdb without a terminal; ended with the context."""
 
+    def __init__(self, debug_files: bool = False) -> None:
+        """Say whether it is to look for separate debug files, which takes it a while."""
+        self._directory = "/usr/lib/debug" if debug_files else "/nonexistent"
+
     def __enter__(self) -> Gdb:
         """Start it."""
         to_gdb, from_gdb = os.pipe(), os.pipe()
@@ -57,7 +70,12 @@ class Gdb:
         self._process = subprocess.Popen(
             command,
             pass_fds=(to_gdb[0], from_gdb[1]),
-            env={**os.environ, "GDB_PIPES": f"{to_gdb[0]} {from_gdb[1]}", "LC_ALL": "C"},
+            env={
+                **os.environ,
+                "GDB_PIPES": f"{to_gdb[0]} {from_gdb[1]}",
+                "GDB_DEBUG_FILES": self._directory,
+                "LC_ALL": "C",
+            },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -106,7 +124,12 @@ class Gdb:
 
 def _thread(plain: list[Any]) -> GdbThread:
     tid, registers, frames, stop = plain
-    return GdbThread(tid, registers, tuple(GdbFrame(*frame) for frame in frames), stop)
+    return GdbThread(tid, registers, tuple(_frame(*frame) for frame in frames), stop)
+
+
+def _frame(pc: int, sp: int, signal: bool, name: str | None, *more: Any) -> GdbFrame:
+    inlined, begins, source = more
+    return GdbFrame(pc, sp, signal, name, tuple(inlined), tuple(begins), source)
 
 
 # ---- inside gdb ----
@@ -117,7 +140,8 @@ class _Session:
 
     def __init__(self, gdb: Any) -> None:
         self._gdb = gdb
-        for setting in _SETTINGS:
+        directory = os.environ["GDB_DEBUG_FILES"]
+        for setting in (*_SETTINGS, f"debug-file-directory {directory}"):
             gdb.execute(f"set {setting}", to_string=True)
 
     def serve(self, requests: Any, replies: Any) -> None:
@@ -163,15 +187,47 @@ class _Session:
         thread.switch()
         newest = frame = gdb.newest_frame()
         registers = {name: _word(newest, name) for name in _REGISTERS}
-        frames, last = [], newest
+        frames: list[list[Any]] = []
+        inlined: list[str] = []
+        last = newest
         while frame is not None:
-            last = frame
-            if frame.type() not in (gdb.INLINE_FRAME, gdb.TAILCALL_FRAME):  # not on the stack
-                signal = frame.type() == gdb.SIGTRAMP_FRAME
-                frames.append([frame.pc(), _word(frame, "rsp"), signal, frame.name()])
+            last, kind = frame, frame.type()
+            if kind == gdb.INLINE_FRAME:
+                inlined.append(_name(frame))
+            else:
+                if kind != gdb.TAILCALL_FRAME:  # it is not on the stack any more
+                    begins = [] if frames else self._begins(newest, len(inlined))
+                    more = [self._symbol(frame), inlined, begins, frame.function() is not None]
+                    signal = kind == gdb.SIGTRAMP_FRAME
+                    frames.append([frame.pc(), _word(frame, "rsp"), signal, *more])
+                inlined = []
             frame = frame.older()
         stop = gdb.frame_stop_reason_string(last.unwind_stop_reason())
         return [thread.ptid[1], registers, frames, stop]
+
+    def _symbol(self, frame: Any) -> Any:
+        name = _name(frame)
+        if name and "(" in name:  # no name of a symbol
+            shown = self._gdb.execute(f"info symbol {frame.pc():#x}", to_string=True)
+            name = shown.partition(" + ")[0].partition(" in section")[0]
+        return name
+
+    def _begins(self, newest: Any, shown: int) -> list[str]:
+        """Return the inlined copies that begin at the program counter, but for those shown."""
+        pc, names = newest.pc(), []
+        block = self._gdb.block_for_pc(pc)
+        while block is not None and block.start <= pc < block.end and not block.is_static:
+            inlined = block.function is not None and not block.superblock.is_static
+            if inlined:
+                names.append((block.function.linkage_name, block.start == pc))
+            block = block.superblock
+        hidden = names[: len(names) - shown]
+        return [name for name, begins in hidden if begins]
+
+
+def _name(frame: Any) -> Any:
+    function = frame.function()
+    return frame.name() if function is None else function.linkage_name
 
 
 def _word(frame: Any, name: str) -> int:

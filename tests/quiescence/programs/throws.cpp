@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Threads in C++: exceptions thrown and caught, containers, callbacks, virtual calls, text.
+// Threads in C++: exceptions thrown and caught, containers, callbacks, virtual calls, text. Signals
+// interrupt them, whose handler looks at the clock for a while, by way of the vdso.
 #include <algorithm>
+#include <csignal>
 #include <cstdio>
 #include <functional>
 #include <map>
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <sys/time.h>
 #include <thread>
+#include <time.h>
 #include <unistd.h>
 #include <vector>
 
@@ -68,6 +72,34 @@ volatile long alive, sink;
     return text.str().size();
 }
 
+long now_us()
+{
+    timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+void on_timer(int)
+{
+    for (long begin = now_us(); now_us() < begin + 500;)
+        ;
+}
+
+// Every few milliseconds of processor time; not in the calling thread.
+void interrupt_others()
+{
+    struct sigaction action = {};
+    action.sa_handler = on_timer;
+    action.sa_flags = SA_RESTART;
+    sigaction(SIGPROF, &action, nullptr);
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGPROF);
+    pthread_sigmask(SIG_BLOCK, &set, nullptr);
+    itimerval every = {{0, 2000}, {0, 2000}};
+    setitimer(ITIMER_PROF, &every, nullptr);
+}
+
 void work()
 {
     std::function<long(long)> calls[] = {catches, sorts, formats};
@@ -85,6 +117,7 @@ int main()
     char byte;
     std::thread(work).detach();
     std::thread(work).detach();
+    interrupt_others();
     std::printf("READY pid=%d\n", getpid());
     std::fflush(stdout);
     while (read(0, &byte, 1) > 0)
