@@ -26,7 +26,7 @@ import contextlib
 import struct
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from hotpatch.arch import syscalls
 from hotpatch.errors import Denied, Gone
@@ -71,11 +71,11 @@ class Drain:
         self._wanted: set[int] = set()  # doors that this drain is to shut
         self._shut: set[int] = set()
         self._passing = Passing(self._memory, False)
-        self._hurry = self._failed_once = False
+        self._hurry = self._failed_once = self._is_due = False
         self._since = self._until = self._rested = 0.0
         self._waited = False
         self._allowed: bool | None = None
-        self._restore_priority: Callable[[], object] = tuple  # does nothing
+        self._context = contextlib.ExitStack()
 
     def __enter__(self) -> Drain:
         """Return itself."""
@@ -83,11 +83,8 @@ class Drain:
 
     def __exit__(self, *_: object) -> None:
         """Open the doors."""
-        try:
-            with contextlib.suppress(Gone, OSError):
-                self.end()
-        finally:
-            self._restore_priority()
+        with self._context, contextlib.suppress(Gone, OSError):
+            self.end()
 
     @property
     def running(self) -> bool:
@@ -98,7 +95,8 @@ class Drain:
     def nap_s(self) -> float | None:
         """Return how long to wait at most before another try, None for no matter."""
         if not self.running:
-            return None
+            soon = self._is_due and self.tried < len(_LENGTHS_S)
+            return max(_NAP_S, self._rested - time.monotonic()) if soon else None
         part = _NAP_S if self._hurry else (self._until - self._since) / _PART
         left = self._until - _LAST_S - time.monotonic()
         return min(max(_NAP_S, part), _POINT_S / _PART, max(0, left))
@@ -124,15 +122,17 @@ class Drain:
                 self._write_deadlines()
             elif now >= self._until - _LAST_S:
                 self.end()
-        elif (awake or self._points) and now >= self._rested and self._is_possible():
+            return
+        self._is_due = (awake or bool(self._points)) and self._is_possible()
+        if self._is_due and now >= self._rested:
             if self._failed_once:
                 self._begin()
             self._failed_once = True  # the first try may just have been unlucky
 
     def _begin(self) -> None:
         self.tried += 1
-        self._restore_priority = raise_priority()
-        self._session.draining = True
+        self._context.callback(raise_priority())
+        self._context.enter_context(self._session.draining())
         self._since = time.monotonic()
         self._until = self._since + self._length()
         self._waited = self._hurry = False
@@ -150,7 +150,7 @@ class Drain:
         if self.running:
             self._store(self._on)
             self.release()
-            self._restore_priority()
+            self._context.close()
 
     def release(self) -> None:
         """Open the doors: the switch is stored by an update that has come to its commit.
@@ -168,7 +168,6 @@ class Drain:
         rest = _REST if self.tried < len(_LENGTHS_S) else _LAST_REST
         self._rested = time.monotonic() + rest * (self._until - self._since)
         self._until = 0.0
-        self._session.draining = False
 
     def excuses(self, thread: Thread) -> bool:
         """Say whether a stopped thread waits at an update point."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 TOO_LONG = "no stop was short enough for --max-pause"
 LATER = "try again when the target is less busy, or with a longer --timeout"
-# How long the target may be held by tries that come to nothing: at once, and of the time waited.
+# What tries that come to nothing may cost the target: at once, and of the time waited. That is the
+# time it is held, and our share of the processors, of which it may need all.
 _FREE_NS, _SHARE = 20_000_000, 0.007
 
 
@@ -52,10 +54,12 @@ class Session:
         self._places: Places | None = None
         self.coroutines = Check(self)
         self._stops: list[StopTime] = []
-        self._wasted_ns = 0
-        self.draining = False  # callers wait: the sooner a stop is made the better
+        self._held_ns = 0
+        self._worked_ns = 0
+        self._drain_began_ns = 0
         self._began = time.monotonic()
-        self._deadline = self._began + options.timeout
+        self._deadline: float | None = None
+        self._waiting_since = 0.0  # the first try that failed
 
     @property
     def judge(self) -> Judge:
@@ -119,8 +123,8 @@ class Session:
         finally:
             if hold.held_ns:
                 self.note_stop(phase, hold.held_ns // 1000)
-                if not self.draining:
-                    self._wasted_ns += hold.held_ns
+                if not self._drain_began_ns:
+                    self._held_ns += hold.held_ns
 
     def note_stop(self, phase: str, us: int) -> None:
         """Put it on the account that threads were held for up to `us` µs."""
@@ -132,19 +136,20 @@ class Session:
         """Report, and pause before another try; return False when there is no time for one.
 
         Tries get rarer, so that the target does not get slower: 1 ms apart at first, then a
-        tenth of the time waited so far; and never so close that stops take more than 0.7 % of
-        it. But never further apart than `longest_s`.
+        tenth of the time waited so far; and never so close that they cost more than 0.7 % of it,
+        once 20 ms are used up. But never further apart than `longest_s`.
         """
         self.process.check_alive()
         now = time.monotonic()
+        self._waiting_since = self._waiting_since or now
+        if self._deadline is None:
+            self._deadline = now + self.options.timeout
         if now >= self._deadline:
             return False
+        waited = now - self._waiting_since
         if self.options.on_progress is not None:
-            self.options.on_progress(
-                Progress(phase, tries, now - self._began, self.options.timeout, blockers)
-            )
-        waited = now - self._began
-        affordable = (self._wasted_ns - _FREE_NS) / 1e9 / _SHARE - waited
+            self.options.on_progress(Progress(phase, tries, waited, self.options.timeout, blockers))
+        affordable = (self._cost_ns() - _FREE_NS) / 1e9 / _SHARE - waited
         nap = max(min(0.1, max(0.001, waited / 10)), affordable)
         if longest_s is not None:
             nap = min(nap, longest_s)
@@ -152,10 +157,26 @@ class Session:
         return True
 
     @contextlib.contextmanager
+    def draining(self) -> Iterator[None]:
+        """Not count, in this context, what tries cost: callers wait for their outcome."""
+        self._drain_began_ns = time.thread_time_ns()
+        try:
+            yield
+        finally:
+            self._worked_ns += time.thread_time_ns() - self._drain_began_ns
+            self._drain_began_ns = 0
+
+    def _cost_ns(self) -> int:
+        """Return what the tries have cost since the first one was over."""
+        now = time.thread_time_ns()
+        self._worked_ns = self._worked_ns or now
+        return self._held_ns + (now - self._worked_ns) // (os.cpu_count() or 1)
+
+    @contextlib.contextmanager
     def at_most(self, seconds: float) -> Iterator[None]:
         """Wait for so long at most, in this context: for what may be left undone."""
-        deadline = self._deadline
-        self._deadline = min(deadline, time.monotonic() + seconds)
+        deadline, limit = self._deadline, time.monotonic() + seconds
+        self._deadline = limit if deadline is None else min(deadline, limit)
         try:
             yield
         finally:
