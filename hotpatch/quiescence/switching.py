@@ -20,21 +20,18 @@ import contextlib
 import re
 from collections.abc import Iterable, Sequence
 
-from hotpatch.arch.disassembler import decode
 from hotpatch.arch.frames import RSP
 from hotpatch.arch.switching import (
     loads_stack_pointer,
     restores_stack_pointer,
     stack_pointer_loads,
 )
-from hotpatch.dwarf.cursor import DwarfError
 from hotpatch.elf.constants import PF_X, PT_LOAD
 from hotpatch.elf.file import ElfError
 from hotpatch.elf.symbols import SymbolTable
 from hotpatch.process import ledger
 from hotpatch.process.image import Process
 from hotpatch.process.modules import Module
-from hotpatch.quiescence.code import Code
 
 _NAMES = (
     *("makecontext", "swapcontext", "setcontext"),
@@ -74,9 +71,8 @@ def can_switch(
         return True
     if any(_brings_a_switch(process, patch) for patch in patches):
         return True
-    code = Code(process)
     return any(
-        _has_a_switch(module, code)
+        _has_a_switch(process, module)
         for module in owners.values()
         if not C_LIBRARY.fullmatch(module.name)
     )
@@ -117,7 +113,7 @@ def _is_static(module: Module) -> bool:
     return module.program and not module.elf.needed
 
 
-def _has_a_switch(module: Module, code: Code) -> bool:
+def _has_a_switch(process: Process, module: Module) -> bool:
     """Say whether the code of a module loads rsp as no compiler does."""
     try:
         for segment in module.elf.segments:
@@ -127,25 +123,30 @@ def _has_a_switch(module: Module, code: Code) -> bool:
                     around = content[max(0, offset - _AROUND) : offset + _AROUND]
                     if restores_stack_pointer(around, content[offset : offset + 3]):
                         continue
-                    if _is_a_switch(module, code, segment.vaddr + offset):
+                    if _is_a_switch(process, module, segment.vaddr + offset):
                         return True
     except ElfError:
         pass
     return False
 
 
-def _is_a_switch(module: Module, code: Code, vaddr: int) -> bool:
+def _is_a_switch(process: Process, module: Module, vaddr: int) -> bool:
     """Say whether what looks like a load of rsp is one that a compiler would not make.
 
     In a function whose frame has no fixed size, a compiler finds it by another register than
     rsp, and says so in the call frame information.
     """
+    # Most programs have no such place, and most updates need none of this.
+    from hotpatch.arch.disassembler import decode  # noqa: PLC0415
+    from hotpatch.dwarf.cursor import DwarfError  # noqa: PLC0415
+    from hotpatch.quiescence.code import Code  # noqa: PLC0415
+
     symbol = module.elf.symbols.at(vaddr)
     if symbol is not None and _OF_THE_C_LIBRARY.fullmatch(symbol.name):
         return False
     start = symbol.value if symbol is not None and symbol.size else vaddr
     try:
-        row = code.row(module.bias + vaddr, False)
+        row = Code(process).row(module.bias + vaddr, False)
         if row.cfa.expression is not None or row.cfa.register != RSP:
             return False
         start = row.start
