@@ -12,7 +12,13 @@ the stack pointer, saved before, leads to.
 
 What counts is the search in the stop in which the update is committed. Its cost is estimated
 before, and memory is left out of it, the largest mappings first, beyond 4 ms, or half of
---max-pause. That memory is searched before the stop only, and `unseen` says how much it was.
+--max-pause. That memory is searched before the stop only, and `unseen` says how much it was. To
+tell words from frames may take 30 ms in all, or --max-pause; then the stop counts as one in which a
+coroutine was in the way.
+
+Measured on a busy machine: 0.5 to 1 ms for each MB and 8 µs for each mapping, as long as no word
+points into the code. With stacks full of stale words, a stop of 0.3 ms took 1.3 ms for one stack
+of 32 KB and 10 to 16 ms for a hundred (`python -m bench.coroutines`).
 
 Not found are stacks in shared memory or in huge pages of hugetlbfs, and in a mapping that a thread
 has its stack in the upper part of, without a guard page between.
