@@ -83,8 +83,9 @@ def check_process(gdb: Gdb, pid: int, samples: int = 1) -> list[Stack]:
 
 
 def names(process: Process, stack: Stack) -> list[str]:
-    places = [Places(process).of(frame) for frame in stack.frames]
-    return [f"{place.function}+{place.offset:#x} ({place.module})" for place in places]
+    places = Places(process)
+    found = [places.of(frame) for frame in stack.frames]
+    return [f"{place.function}+{place.offset:#x} ({place.module})" for place in found]
 
 
 # ---- programs asleep ----
@@ -228,15 +229,15 @@ def test_the_vdso(compiled: Compile) -> None:
     path = compiled("vdso.c", "-O2")
     with started([path]) as program, Process(program.pid) as process, Gdb() as gdb:
         (vdso,) = (m for m in process.mappings if m.path == "[vdso]")
-        unwinder, inside = Unwinder(process), 0
+        unwinder, places, inside = Unwinder(process), Places(process), 0
         threads = gdb.attach(program.pid)
         thread = next(t for t in threads if t.tid != program.pid)
         for _ in range(300):
             thread = gdb.step(thread.tid)
             (stack,) = check_all(process, unwinder, [thread])
             if vdso.start <= thread.frames[0].pc < vdso.end:
-                name = names(process, stack)[0]
-                assert re.fullmatch(r"(__vdso_)?clock_gettime\+.* \(\[vdso\]\)", name)
+                place = places.of(stack.frames[0])
+                assert (place.function, place.module) == ("clock_gettime", "[vdso]")
                 inside += 1
         assert inside > 30
 
