@@ -28,6 +28,9 @@ def busy() -> Iterator[Program]:
         yield program
 
 
+LINE = re.compile(r"waiting for quiescence: ([0-9.]+) of 60 s, (\d+) tries")
+
+
 def expect_untouched(program: Program) -> None:
     """The target has its old code, nothing of hotpatch's, and can be patched."""
     assert regions(program.pid) == []
@@ -39,6 +42,8 @@ def expect_untouched(program: Program) -> None:
 def test_progress_is_one_line_that_goes_away(busy: Program) -> None:
     with terminal("apply", "--timeout", "60", busy.pid, patch("compute")) as shown:
         shown.wait_for("tries, active: compute")
+        while len(LINE.findall(shown.shown)) < 3:
+            assert shown.read()
         busy.ask("leave")
         while shown.read():
             pass
@@ -47,9 +52,10 @@ def test_progress_is_one_line_that_goes_away(busy: Program) -> None:
     assert after
     assert "\n" not in before
     assert before.endswith("\r\x1b[K")
-    line = re.search(r"waiting for quiescence: ([0-9.]+) of 60 s, (\d+) tries", before)
-    assert line is not None
-    assert float(line[1]) > 0
+    times, tries = zip(*((float(s), int(n)) for s, n in LINE.findall(before)), strict=True)
+    assert list(times) == sorted(times)
+    assert times[-1] > 0
+    assert list(tries) == sorted(tries)
 
 
 @pytest.mark.parametrize("option", ["-q", "--json"])
