@@ -28,6 +28,7 @@ LATER = "try again when the target is less busy, or with a longer --timeout"
 # What tries that come to nothing may cost the target: at once, and of the time waited. That is the
 # time it is held, and our share of the processors, of which it may need all.
 _FREE_NS, _SHARE = 20_000_000, 0.007
+_LONGEST_S = 2.0
 
 
 class Options(NamedTuple):
@@ -137,7 +138,7 @@ class Session:
 
         Tries get rarer, so that the target does not get slower: 1 ms apart at first, then a
         tenth of the time waited so far; and never so close that they cost more than 0.7 % of it,
-        once 20 ms are used up. But never further apart than `longest_s`.
+        once 20 ms are used up. But never further apart than 2 s, or `longest_s`.
         """
         self.process.check_alive()
         now = time.monotonic()
@@ -150,7 +151,7 @@ class Session:
         if self.options.on_progress is not None:
             self.options.on_progress(Progress(phase, tries, waited, self.options.timeout, blockers))
         affordable = (self._cost_ns() - _FREE_NS) / 1e9 / _SHARE - waited
-        nap = max(min(0.1, max(0.001, waited / 10)), affordable)
+        nap = max(min(0.1, max(0.001, waited / 10)), min(affordable, _LONGEST_S))
         if longest_s is not None:
             nap = min(nap, longest_s)
         time.sleep(min(nap, max(0.0, self._deadline - now)))
