@@ -4,7 +4,7 @@
     python -m bench.drain [ROUNDS]
 
 Sixteen threads spend all of their time in the functions, in calls of a length, asleep or on a
-processor. A patch is applied and reverted, ROUNDS times (100). `command` is the whole time of
+processor. A patch is applied and reverted, ROUNDS times (30). `command` is the whole time of
 `hotpatch apply` as a process of its own, `apply` and `revert` that of the library; all in ms,
 median and most. `waited` is how long callers were made to wait at most, `call` the longest call
 that a thread made meanwhile, beside `before`, the longest one of a time without a patcher.
@@ -22,7 +22,7 @@ import hotpatch
 from hotpatch.update.result import Result
 from tests.support.programs import Program, patch, running
 
-ROUNDS = 100
+ROUNDS = 30
 LIMIT_S = 1.0
 CASES = (("sleeping", 1_000), ("sleeping", 20_000), ("spinning", 1_000), ("recursive", 1_000))
 

@@ -32,7 +32,16 @@ def meddle(program: Program, what: str, *value: str) -> None:
 
 def faults(reply: Reply) -> Reply:
     """The fields that tell of faults, where they do."""
-    names = ("mismatches", "corrupted", "wrong", "unreaped", "wrong_status", "waits_interrupted")
+    names = (
+        "mismatches",
+        "corrupted",
+        "mixed",
+        "failed",
+        "wrong",
+        "unreaped",
+        "wrong_status",
+        "waits_interrupted",
+    )
     found = {name: reply[name] for name in names if reply.get(name)}
     for entry in reply.get("timers", []) + reply.get("streams", []):
         found |= {f"{entry['name']}: {name}": entry[name] for name in ("lost", "duplicated")}
@@ -58,6 +67,8 @@ QUIET: dict[str, list[str]] = {
     "forker": [],
     "deep": ["20", "50", "20", "2"],
     "busy": ["2", "calling"],
+    "crowd": ["4", "nested", "1000"],
+    "loaders": [],
     "tls": [],
     "simple": [],
     "simple-nopie": [],

@@ -101,6 +101,12 @@ def test_threads_that_do_nothing_but_malloc() -> None:
         assert expect_answer(program, 1)["corrupted"] == 0
 
 
+def test_threads_that_do_nothing_but_load_libraries() -> None:
+    with running("loaders") as program:
+        pairs(program.pid, PAIRS)
+        assert expect_answer(program, 1)["failed"] == 0
+
+
 def test_threads_that_start_and_end_all_the_time() -> None:
     with running("churn") as program:
         pairs(program.pid, FEW)
