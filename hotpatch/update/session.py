@@ -28,7 +28,7 @@ LATER = "try again when the target is less busy, or with a longer --timeout"
 # What tries that come to nothing may cost the target: at once, and of the time waited. That is the
 # time it is held, and our share of the processors, of which it may need all.
 _FREE_NS, _SHARE = 20_000_000, 0.007
-_LONGEST_S = 2.0
+_LONGEST_S, _LONGEST_NAP_S = 2.0, 0.1
 
 
 class Options(NamedTuple):
@@ -55,6 +55,7 @@ class Session:
         self._places: Places | None = None
         self.coroutines = Check(self)
         self._stops: list[StopTime] = []
+        self._stopped = 0.0  # when the last stop was over
         self._held_ns = 0
         self._worked_ns = 0
         self._drain_began_ns = 0
@@ -122,6 +123,7 @@ class Session:
                 raise
             raise access.why_denied(pid) from None
         finally:
+            self._stopped = time.monotonic()
             if hold.held_ns:
                 self.note_stop(phase, hold.held_ns // 1000)
                 if not self._drain_began_ns:
@@ -136,9 +138,8 @@ class Session:
     ) -> bool:
         """Report, and pause before another try; return False when there is no time for one.
 
-        Tries get rarer, so that the target does not get slower: 1 ms apart at first, then a
-        tenth of the time waited so far; and never so close that they cost more than 0.7 % of it,
-        once 20 ms are used up. But never further apart than 2 s, or `longest_s`.
+        Pauses get longer: 1 ms at first, then a third of the time waited so far, and 100 ms or
+        `longest_s` at the most.
         """
         self.process.check_alive()
         now = time.monotonic()
@@ -150,12 +151,25 @@ class Session:
         waited = now - self._waiting_since
         if self.options.on_progress is not None:
             self.options.on_progress(Progress(phase, tries, waited, self.options.timeout, blockers))
-        affordable = (self._cost_ns() - _FREE_NS) / 1e9 / _SHARE - waited
-        nap = max(min(0.1, max(0.001, waited / 10)), min(affordable, _LONGEST_S))
+        nap = min(_LONGEST_NAP_S, max(0.001, waited / 3))
         if longest_s is not None:
             nap = min(nap, longest_s)
         time.sleep(min(nap, max(0.0, self._deadline - now)))
         return True
+
+    def may_stop(self) -> bool:
+        """Say whether it is time for a stop that may be in vain.
+
+        Those of a long wait may cost the target 0.7 % of it, once 20 ms are used up, so that it
+        does not get slower. But there is one every 2 s, and one in the end.
+        """
+        now = time.monotonic()
+        waited = now - self._waiting_since
+        return (
+            self._cost_ns() - _FREE_NS <= waited * 1e9 * _SHARE
+            or now - self._stopped >= _LONGEST_S
+            or (self._deadline is not None and now >= self._deadline)
+        )
 
     @contextlib.contextmanager
     def draining(self) -> Iterator[None]:

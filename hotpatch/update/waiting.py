@@ -73,9 +73,10 @@ class Waiting:
 
     def wait(self) -> None:
         """Wait until another try is worth while; raises Busy where there is no time for one."""
-        awake = True
+        awake = news = True
         while True:
-            self._expect_end()
+            if news:
+                self._expect_end()
             if self.drain and (self._blocked or self.drain.running):
                 self.drain.proceed(awake)
             longest = self.drain.nap_s if self.drain else None
@@ -84,9 +85,11 @@ class Waiting:
             ):
                 raise self._no_time()
             awake = not self._sleepers.still_there()
-            if awake or (self.drain and self.drain.is_pressing):
+            if (awake and self._session.may_stop()) or (self.drain and self.drain.is_pressing):
                 return
-            self.count()
+            news = not awake
+            if news:
+                self.count()
 
     def _no_time(self) -> Busy:
         blockers = self._blockers()

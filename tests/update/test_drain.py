@@ -14,13 +14,13 @@ from tests.support.programs import Program, patch, running, wait_until
 from tests.update.judging import expect_answer, refused, regions, untouched
 
 THREADS = "8"
-MODES = {
-    "spinning": "2000",
-    "sleeping": "2000",
-    "nested": "2000",
-    "recursive": "2000",
-    "signals": "2000",
-    "locking": "1000",
+MODES = {  # how many threads, and for how many us a call
+    "spinning": ("8", "2000"),
+    "sleeping": ("8", "2000"),
+    "nested": ("4", "2000"),
+    "recursive": ("4", "2000"),
+    "signals": ("8", "2000"),
+    "locking": ("4", "500"),
 }
 PATIENCE = 60  # seconds, on a machine with more threads than processors
 
@@ -37,7 +37,8 @@ def expect_version(program: Program, version: int) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_calls_run_out_while_new_ones_wait(mode: str) -> None:
-    with running("crowd", THREADS, mode, MODES[mode]) as program:
+    threads, us = MODES[mode]
+    with running("crowd", threads, mode, us) as program:
         for _ in range(2):
             result = hotpatch.apply(program.pid, patch("crowd"), timeout=PATIENCE)
             assert result.pause_us >= max(drains(result), default=0)
