@@ -56,6 +56,8 @@ class Recogniser:
         """Prepare; `ranges` are the replaced functions."""
         self._process = process
         self._ranges = ranges
+        self.suspects = False
+        """Whether there is one that may turn out to stay, at the next looks."""
         self._sightings: dict[tuple[int, int], _Sighting] = {}
         self._in_loop: dict[int, bool] = {}
 
@@ -71,6 +73,7 @@ class Recogniser:
             if seen.looks >= _LOOKS and now - seen.since_ns >= _SURE_NS:
                 sure = sure or endless
         self._sightings = sightings
+        self.suspects = bool(sightings)
         return sure
 
     def _candidates(self, blocked: Sequence[Blocked]) -> list[Endless]:

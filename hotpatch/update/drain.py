@@ -132,7 +132,7 @@ class Drain:
     def _begin(self) -> None:
         self.tried += 1
         self._context.callback(raise_priority())
-        self._context.enter_context(self._session.draining())
+        self._context.enter_context(self._session.uncounted())
         self._since = time.monotonic()
         self._until = self._since + self._length()
         self._waited = self._hurry = False

@@ -58,7 +58,7 @@ class Session:
         self._stopped = 0.0  # when the last stop was over
         self._held_ns = 0
         self._worked_ns = 0
-        self._drain_began_ns = 0
+        self._uncounted_since_ns = 0
         self._began = time.monotonic()
         self._deadline: float | None = None
         self._waiting_since = 0.0  # the first try that failed
@@ -126,7 +126,7 @@ class Session:
             self._stopped = time.monotonic()
             if hold.held_ns:
                 self.note_stop(phase, hold.held_ns // 1000)
-                if not self._drain_began_ns:
+                if not self._uncounted_since_ns:
                     self._held_ns += hold.held_ns
 
     def note_stop(self, phase: str, us: int) -> None:
@@ -172,14 +172,14 @@ class Session:
         )
 
     @contextlib.contextmanager
-    def draining(self) -> Iterator[None]:
-        """Not count, in this context, what tries cost: callers wait for their outcome."""
-        self._drain_began_ns = time.thread_time_ns()
+    def uncounted(self) -> Iterator[None]:
+        """Not count, in this context, what is done as part of the cost of tries."""
+        began = self._uncounted_since_ns = time.thread_time_ns()
         try:
             yield
         finally:
-            self._worked_ns += time.thread_time_ns() - self._drain_began_ns
-            self._drain_began_ns = 0
+            self._worked_ns += time.thread_time_ns() - began
+            self._uncounted_since_ns = 0
 
     def _cost_ns(self) -> int:
         """Return what the tries have cost since the first one was over."""

@@ -41,6 +41,7 @@ class Waiting:
         self._tell: Callable[[Blocked], Blocker] | None = None
         self._sleepers = Sleepers(session.process.pid)
         self._recogniser: Recogniser | None = None
+        self._prepared = False
 
     def count(self) -> None:
         """Begin a try."""
@@ -131,6 +132,10 @@ class Waiting:
         self._recogniser = self._recogniser or endless.Recogniser(process, self.forbidden)
         found = self._recogniser.look(self._blocked)
         if found is None:
+            if self._recogniser.suspects and not self._prepared:
+                self._prepared = True
+                with self._session.uncounted():
+                    self._blockers()  # reads debug information, while there is time
             return
         loop = self._session.places.of(found.loop)
         raise Busy(

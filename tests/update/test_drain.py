@@ -82,7 +82,7 @@ def test_what_a_filter_forbids_is_not_done() -> None:
 
 @pytest.mark.parametrize("mode", ["spinning", "sleeping", "nested"])
 def test_a_patcher_that_dies_leaves_nobody_waiting(mode: str) -> None:
-    with running("crowd", THREADS, mode, "20000") as program:
+    with running("crowd", "4", mode, "20000") as program:
         child = os.fork()
         if not child:
             with open(os.devnull, "w", encoding="ascii") as null:

@@ -21,9 +21,9 @@ def test_a_thread_that_sleeps_inside_is_not_stopped_again_and_again() -> None:
         before = switches(program.pid)
         with untouched(program), refused("compute", error=hotpatch.Busy) as caught:
             hotpatch.apply(program.pid, patch("compute"), timeout=1)
-        assert caught.value.attempts > 10
+        assert caught.value.attempts > 12
         asleep = min(now - b for now, b in zip(switches(program.pid), before, strict=True))
-        assert asleep < 12  # two for each stop, of the few at first and at the end
+        assert asleep < 18  # two for each stop, of the few at first and at the end
         assert program.ask("leave")["result"] == 1
         hotpatch.apply(program.pid, patch("compute"))
         expect_answer(program, 1)
