@@ -174,6 +174,9 @@ class Session:
     @contextlib.contextmanager
     def uncounted(self) -> Iterator[None]:
         """Not count, in this context, what is done as part of the cost of tries."""
+        if self._uncounted_since_ns:  # in a context within
+            yield
+            return
         began = self._uncounted_since_ns = time.thread_time_ns()
         try:
             yield

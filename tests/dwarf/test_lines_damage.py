@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hotpatch.dwarf.cursor import DwarfError
 from hotpatch.dwarf.lines import SourceLines
 from hotpatch.elf.file import ElfFile
-from tests.dwarf.test_dwarf_damage import EXTREME, bounded
+from tests.dwarf.test_dwarf_damage import bounded, changes
 from tests.dwarf.test_lines import BUILDS, compile_to
 
 KINDS = ("gcc -O2", "gcc sections DWARF 4", "gcc compressed", "clang -O2", "clang DWARF 4")
@@ -54,19 +54,6 @@ def ask_everything(elf: ElfFile, where: range) -> None:
         except DwarfError:
             continue
         assert all(p.inlined for p in found[:-1])
-
-
-changes = st.lists(
-    st.tuples(
-        st.integers(0, 1 << 16),
-        st.one_of(
-            st.binary(min_size=1, max_size=8),
-            st.sampled_from([struct.pack("<I", value) for value in EXTREME]),
-        ),
-    ),
-    min_size=1,
-    max_size=4,
-)
 
 
 @settings(deadline=timedelta(seconds=10), max_examples=150)

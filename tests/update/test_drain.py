@@ -10,7 +10,14 @@ import pytest
 
 import hotpatch
 from hotpatch.update.result import Result
-from tests.support.programs import Program, patch, running, wait_until
+from tests.support.programs import (
+    Program,
+    executable,
+    patch,
+    running,
+    started,
+    wait_until,
+)
 from tests.update.judging import expect_answer, refused, regions, untouched
 
 THREADS = "8"
@@ -78,6 +85,18 @@ def test_what_a_filter_forbids_is_not_done() -> None:
         with untouched(program), refused("work", error=hotpatch.Busy) as caught:
             hotpatch.apply(program.pid, patch("crowd"), timeout=1)
         assert "made to wait" not in caught.value.reason
+
+
+def test_a_target_whose_clock_is_another() -> None:
+    """The deadline is a time of the target's clock (time_namespaces(7)): no sooner, no later."""
+    crowd = [executable("crowd"), THREADS, "sleeping", "2000"]
+    unshare = ["unshare", "--time", "--monotonic", "100000", "--fork", "--kill-child"]
+    with started([*unshare, *crowd]) as program:
+        result = hotpatch.apply(program.pid, patch("crowd"), timeout=PATIENCE)
+        assert drains(result)
+        expect_version(program, 2)
+        hotpatch.revert(program.pid, timeout=PATIENCE)
+        expect_version(program, 1)
 
 
 @pytest.mark.parametrize("mode", ["spinning", "sleeping", "nested"])
