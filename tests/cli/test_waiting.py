@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -93,6 +94,33 @@ def test_a_terminal_that_hangs_up_takes_it_back(busy: Program) -> None:
         shown.hang_up()
         assert shown.wait() == 128 + signal.SIGHUP
     expect_untouched(busy)
+
+
+def no_choice() -> None:
+    """Start as a shell would."""
+
+
+def be_nice() -> None:
+    """Start as nice(1) would."""
+    os.nice(3)
+
+
+def lose_the_capability() -> None:
+    """Start without CAP_SYS_NICE."""
+    assert ctypes.CDLL(None).prctl(24, 23, 0, 0, 0) == 0  # PR_CAPBSET_DROP, capability(7)
+
+
+@pytest.mark.parametrize(
+    ("before", "nice"), [(no_choice, -10), (be_nice, 3), (lose_the_capability, 0)]
+)
+def test_priority(busy: Program, before: Callable[[], None], nice: int) -> None:
+    """A command is a bit more urgent than its target, if that is allowed and it was not chosen."""
+    command = ("apply", "--timeout", "60", busy.pid, patch("compute"))
+    with started(*command, preexec_fn=before) as patcher:
+        wait_until_staged(busy)
+        assert os.getpriority(os.PRIO_PROCESS, patcher.pid) == nice
+        busy.ask("leave")
+        assert patcher.wait() == 0
 
 
 def test_nohup(busy: Program) -> None:
