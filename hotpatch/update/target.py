@@ -6,6 +6,7 @@ What a method needs is imported in it: half of hotpatch is about planning, and n
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -55,7 +56,7 @@ class Target:
 
     def plan(
         self,
-        path: str,
+        path: str | os.PathLike[str],
         replace: Sequence[str] = (),
         force: bool = False,
         update_points: Sequence[str] = (),
@@ -71,13 +72,13 @@ class Target:
         from hotpatch.update.plan import make_plan  # noqa: PLC0415
 
         self._process.refresh()
-        patch = PatchFile.open(path, replace, update_points)
+        patch = PatchFile.open(os.fspath(path), replace, update_points)
         with self._process.expected_alive():
             return make_plan(self._process, patch, force, tuple(replace), tuple(update_points))
 
     def apply(
         self,
-        plan: Plan | str,
+        plan: Plan | str | os.PathLike[str],
         timeout: float = 10.0,
         max_pause_ms: float | None = None,
         on_progress: OnProgress | None = None,
@@ -97,8 +98,8 @@ class Target:
 
         options = Options(timeout, max_pause_ms, on_progress)
         self._process.refresh()
-        if isinstance(plan, str):
-            patch = PatchFile.open(plan, replace, update_points)
+        if isinstance(plan, str | os.PathLike):
+            patch = PatchFile.open(os.fspath(plan), replace, update_points)
         else:
             patch = PatchFile.open(plan.path, plan.replace, plan.points)
             force = force or plan.forced
@@ -155,7 +156,7 @@ class Target:
 
 def apply(
     pid: int,
-    path: str,
+    path: str | os.PathLike[str],
     timeout: float = 10.0,
     max_pause_ms: float | None = None,
     on_progress: OnProgress | None = None,
@@ -170,7 +171,7 @@ def apply(
 
 def check(
     pid: int,
-    path: str,
+    path: str | os.PathLike[str],
     replace: Sequence[str] = (),
     force: bool = False,
     update_points: Sequence[str] = (),

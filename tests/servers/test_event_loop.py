@@ -55,7 +55,7 @@ def test_an_event_loop_is_named_and_not_waited_for(
         options = ("--connections", "4", "--rate", str(load), "--seconds", "3600")
         generator = start("webload", "--port", port, *options, kind=Load)
         generator.ready()
-    path = str(SharedObjects(tmp_path)(text, "-O2"))
+    path = SharedObjects(tmp_path)(text, "-O2")
     with pytest.raises(hotpatch.Busy) as caught:
         hotpatch.apply(server.pid, path, timeout=LONG)
     assert caught.value.reason.startswith(f"{name} never returns: ")
