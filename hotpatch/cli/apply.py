@@ -20,6 +20,7 @@ OPERANDS = ("PID PATCH.so", "--exe PATH PATCH.so", "--all-of PATH PATCH.so")
 OPTIONS = (
     options.TIMEOUT,
     options.MAX_PAUSE,
+    options.TRANSFER_TIMEOUT,
     options.REPLACE,
     options.UPDATE_POINT,
     options.DRY_RUN,
@@ -64,6 +65,7 @@ class Apply:
             given.replace,
             given.force,
             given.update_point,
+            given.transfer_timeout,
         )
         details = plan_text(plan, True) + "\n" if plan else ""
         return Done(result.fields(), details + result_text(result, given.verbose), result.warnings)

@@ -50,6 +50,7 @@ class Arguments:
         self.operands: list[str] = []
         self.timeout = 10.0
         self.max_pause: float | None = None
+        self.transfer_timeout = 5.0
         self.replace: list[str] = []
         self.update_point: list[str] = []
         self.exe: str | None = None
@@ -106,6 +107,12 @@ TIMEOUT = Option(
 )
 MAX_PAUSE = Option(
     ("--max-pause",), "give up rather than hold the target longer", "MS", milliseconds
+)
+TRANSFER_TIMEOUT = Option(
+    ("--transfer-timeout",),
+    "how long its checks and transfers may take (default: 5)",
+    "SECONDS",
+    seconds,
 )
 REPLACE = Option(
     ("--replace",),

@@ -97,6 +97,10 @@ def report(failure: Failure, output: Output, prefix: str = "") -> None:
     fields = failure.fields
     output.message("error", RED, prefix + fields["reason"])
     # A blocker that is neither thread nor coroutine is the reason itself.
+    for message in fields.get("messages", ()):
+        output.line(f"the patch says: {message}")
+    for frame in fields.get("frames", ())[: None if output.verbose else _MOST_FRAMES]:
+        output.line(f"in {frame}")
     blockers = [b for b in fields.get("blockers", ()) if b["tid"] or b["syscall"]]
     shown = len(blockers) if output.verbose else _MOST_BLOCKERS
     for blocker in blockers[:shown]:

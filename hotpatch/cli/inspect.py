@@ -11,6 +11,7 @@ from hotpatch.cli.output import Output
 from hotpatch.cli.report import table
 from hotpatch.link import startup
 from hotpatch.patch.file import PatchFile
+from hotpatch.patch.manifest import KINDS
 
 OPERANDS = ("PATCH.so",)
 OPTIONS = (options.REPLACE, options.JSON, options.NO_COLOR)
@@ -66,7 +67,7 @@ def _hooks(patch: PatchFile) -> list[dict[str, str]]:
         {"kind": kind, "function": _name(patch, address)}
         for kind, addresses in kinds.items()
         for address in addresses
-    ]
+    ] + [{"kind": KINDS[found.kind], "function": found.name} for found in patch.transfers]
 
 
 def _name(patch: PatchFile, address: int) -> str:

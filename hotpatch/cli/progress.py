@@ -12,14 +12,18 @@ from typing import TYPE_CHECKING
 from hotpatch.cli.output import Output, is_terminal
 
 if TYPE_CHECKING:
+    from typing import TextIO
+
     from hotpatch.update.result import Progress
 
 _INTERVAL = 0.1  # seconds between two versions of the line; the first comes after as long
+_BAR = 30  # characters
 _ERASE = "\r\x1b[K"
 _PHASES = {
     "stage": "waiting to put the patch into the target",
     "arm": "waiting to redirect entries",
     "commit": "waiting for quiescence",
+    "transfer": "carrying state over",
     "disarm": "waiting to restore entries",
     "unmap": "waiting to give memory back",
 }
@@ -41,7 +45,7 @@ class Line:
 
     def _update(self, progress: Progress) -> None:
         now = time.monotonic()
-        if now >= self._next:
+        if now >= self._next and (progress.phase != "transfer" or _takes_text(sys.stderr)):
             self._next = now + _INTERVAL
             self._draw(describe(progress))
 
@@ -61,9 +65,20 @@ class Line:
             self._drawn = False
 
 
+def _takes_text(stream: TextIO) -> bool:
+    """Say whether a terminal takes text at once: the target stands still as long as it does not."""
+    import select  # noqa: PLC0415
+
+    return bool(select.select((), (stream,), (), 0)[1])
+
+
 def describe(progress: Progress) -> str:
     """Return what an update waits for, as one line."""
     phase = _PHASES.get(progress.phase, progress.phase)
+    if progress.total:
+        share = min(1.0, progress.done / progress.total)
+        bar = "#" * round(_BAR * share)
+        return f"{phase}: [{bar:<{_BAR}}] {share:4.0%}, {progress.elapsed:.1f} s"
     where = f", active: {', '.join(progress.blockers)}" if progress.blockers else ""
     return (
         f"{phase}: {progress.elapsed:.1f} of {progress.timeout:g} s, "

@@ -21,6 +21,7 @@ def result_text(result: Result, verbose: bool) -> str:
         f"process {result.pid}"
     ]
     lines += table([(f"  {f.name}", f"{f.old} -> {f.new}", f.module) for f in result.functions])
+    lines += [f"  the patch says: {message}" for message in result.messages]
     if verbose:
         lines += [f"  stop to {stop.phase}: {milliseconds(stop.us)}" for stop in result.stops]
     lines.append(
@@ -73,6 +74,7 @@ def plan_fields(plan: Plan) -> dict[str, Any]:
             {"function": r.function, "start": hex(r.start), "end": hex(r.end)} for r in plan.active
         ],
         "calls": [{"kind": call.kind, "address": hex(call.address)} for call in plan.calls],
+        "transfer": [{**step._asdict(), "address": hex(step.address)} for step in plan.steps],
         "bindings": [
             {"symbol": b.symbol, "address": hex(b.address), "module": b.module}
             for b in plan.bindings
@@ -97,6 +99,9 @@ def plan_text(plan: Plan, verbose: bool) -> str:
     if plan.calls:
         lines.append("code to be run in the target at the commit:")
         lines += [f"  {call.kind} at {call.address:#x}" for call in plan.calls]
+    if plan.steps:
+        lines.append("to carry the state over, with all threads stopped:")
+        lines += [f"  {step}" for step in plan.steps]
     if verbose:
         lines += _details(plan)
     return "\n".join(lines)

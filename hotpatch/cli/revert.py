@@ -20,6 +20,7 @@ OPTIONS = (
     Option(("--all",), "take out all patches, the newest first"),
     options.TIMEOUT,
     options.MAX_PAUSE,
+    options.TRANSFER_TIMEOUT,
     options.DRY_RUN,
     options.EXE,
     options.ALL_OF,
@@ -58,7 +59,13 @@ class Revert:
         for patch in patches:
             self._current = patch.record.id
             self._results.append(
-                target.revert(self._current, given.timeout, given.max_pause, on_progress)
+                target.revert(
+                    self._current,
+                    given.timeout,
+                    given.max_pause,
+                    on_progress,
+                    given.transfer_timeout,
+                )
             )
             self._reverted.add(self._current)
         fields = _together(self._results) if given.all else self._results[0].fields()
@@ -102,6 +109,7 @@ def _together(results: list[Result]) -> dict[str, Any]:
         "stops": [stop for one in fields for stop in one["stops"]],
         "elapsed_ms": sum(result.elapsed_ms for result in results),
         "warnings": [warning for result in results for warning in result.warnings],
+        "messages": [message for result in results for message in result.messages],
     }
 
 

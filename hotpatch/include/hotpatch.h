@@ -116,11 +116,19 @@
 #define HOTPATCH_DESCRIPTION(text)                                                                 \
     HOTPATCH_NUMBERED_RECORD_(__COUNTER__, HOTPATCH_KIND_DESCRIPTION, text, 0)
 
-/* ---- Not there yet: an error, rather than a patch that leaves its state transfer out --------- */
+/* ---- Carrying state over --------------------------------------------------------------------- */
 
-#define HOTPATCH_TRANSFER(f) HOTPATCH_UNSUPPORTED_("HOTPATCH_TRANSFER")
-#define HOTPATCH_REVERSE(f) HOTPATCH_UNSUPPORTED_("HOTPATCH_REVERSE")
-#define HOTPATCH_CHECK(f) HOTPATCH_UNSUPPORTED_("HOTPATCH_CHECK")
+/*
+ * `int f(void)` is run in the target at the commit, while all other threads stand still; what it is
+ * written with is in hotpatch_transfer.h. First all checks are run, then all transfers, in the order
+ * of this file; then the patch is in force. Should any return anything but 0, crash, or not end in
+ * time, then what was changed is put back, and the patch is not applied. A reverse is run when the
+ * patch is taken out, before the old code is in force again: a patch with a transfer needs one,
+ * be it empty, to be reverted.
+ */
+#define HOTPATCH_CHECK(f) HOTPATCH_TRANSFER_RECORD_(check_##f, f, HOTPATCH_KIND_CHECK)
+#define HOTPATCH_TRANSFER(f) HOTPATCH_TRANSFER_RECORD_(transfer_##f, f, HOTPATCH_KIND_TRANSFER)
+#define HOTPATCH_REVERSE(f) HOTPATCH_TRANSFER_RECORD_(reverse_##f, f, HOTPATCH_KIND_REVERSE)
 
 /* ---- The records: what hotpatch reads (hotpatch/patch/manifest.py) --------------------------- */
 
@@ -140,6 +148,10 @@ struct hotpatch_record {
 #define HOTPATCH_KIND_NAME 4        /* text */
 #define HOTPATCH_KIND_DESCRIPTION 5 /* text */
 #define HOTPATCH_KIND_UPDATE_POINT 8 /* function of the target, source file or null */
+#define HOTPATCH_KIND_TRANSFER 14    /* name of the function, "source file:line", code */
+#define HOTPATCH_KIND_REVERSE 23     /* the same */
+#define HOTPATCH_KIND_CHECK 25       /* the same */
+#define HOTPATCH_KIND_RUNTIME 26     /* "rollback" or "settle", struct hotpatch_runtime, code */
 
 #if defined(__has_attribute)
 #if __has_attribute(retain) && (!defined(__clang__) || __clang_major__ >= 13)
@@ -155,12 +167,12 @@ struct hotpatch_record {
 
 #ifdef __cplusplus
 #define HOTPATCH_ADDRESS_(f) reinterpret_cast<void (*)(void)>(&f)
-#define HOTPATCH_UNSUPPORTED_(what)                                                                \
-    static_assert(false, what " is not supported by this version of hotpatch")
+#define HOTPATCH_INT_VOID_(f) static_assert(sizeof(static_cast<int (*)(void)>(&f)), "int f(void)")
 #else
 #define HOTPATCH_ADDRESS_(f) (void (*)(void))&f
-#define HOTPATCH_UNSUPPORTED_(what)                                                                \
-    _Static_assert(0, what " is not supported by this version of hotpatch")
+#define HOTPATCH_INT_VOID_(f)                                                                      \
+    _Static_assert(__builtin_types_compatible_p(__typeof__(&f), int (*)(void)),                    \
+                   #f " has to be int " #f "(void)")
 #endif
 
 /* The alignment is said, or compilers raise that of large objects and leave gaps between them. */
@@ -174,7 +186,24 @@ struct hotpatch_record {
 #define HOTPATCH_NUMBERED_RECORD_EXPANDED_(number, kind, name, extra)                              \
     HOTPATCH_RECORD_(number_##number, kind, name, extra, 0)
 
+#define HOTPATCH_TRANSFER_RECORD_(id, f, kind)                                                     \
+    HOTPATCH_INT_VOID_(f);                                                                         \
+    HOTPATCH_RUNTIME_RECORD_(__COUNTER__, "rollback", HOTPATCH_ADDRESS_(hotpatch_rollback_));      \
+    HOTPATCH_RUNTIME_RECORD_(__COUNTER__, "settle", HOTPATCH_ADDRESS_(hotpatch_settle_));          \
+    HOTPATCH_RECORD_(id, kind, #f, __FILE__ ":" HOTPATCH_TEXT_(__LINE__),                     \
+                     HOTPATCH_ADDRESS_(f))
+
+#define HOTPATCH_RUNTIME_RECORD_(number, name, address)                                            \
+    HOTPATCH_RUNTIME_RECORD_EXPANDED_(number, name, address)
+#define HOTPATCH_RUNTIME_RECORD_EXPANDED_(number, name, address)                                   \
+    HOTPATCH_RECORD_(number_##number, HOTPATCH_KIND_RUNTIME, name,                                 \
+                     (const char *)&__hotpatch_runtime, address)
+#define HOTPATCH_TEXT_(number) HOTPATCH_TEXT_EXPANDED_(number)
+#define HOTPATCH_TEXT_EXPANDED_(number) #number
+
 #define HOTPATCH_STATIC_RECORD_(alias, source_file, name)                                          \
     HOTPATCH_RECORD_(static_##alias, HOTPATCH_KIND_STATIC, #alias "=" #name, source_file, 0)
+
+#include "hotpatch_transfer.h"
 
 #endif

@@ -11,8 +11,8 @@ what is left of its time. (DESIGN.md, section 6.)
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 from hotpatch.arch import registers as arch
 from hotpatch.arch import sigframe
@@ -48,6 +48,28 @@ class Program(NamedTuple):
     start: int
     asleep: int
     uses_fpu: bool
+
+
+class Watcher(Protocol):
+    """Somebody who looks at a program while it runs, and may send it elsewhere."""
+
+    every_call: bool
+    """Whether it wants to see the system calls: each then costs two stops."""
+
+    def fault(self, info: ptrace.SignalInfo, registers: Registers) -> None:
+        """Take note of a fault, or an abort, before its handler runs."""
+
+    def call(self, registers: Registers) -> bool:
+        """Look at a system call that is about to be made; return whether registers were changed.
+
+        To keep it from being made, `orig_rax` has to be changed.
+        """
+
+    def look(self, sleep: procfs.Sleep | None) -> bool:
+        """Look at what the thread sleeps in, from time to time; return whether to divert it."""
+
+    def divert(self, registers: Registers) -> bool:
+        """Change the registers of the stopped thread; return whether that was done."""
 
 
 class Crashed(Exception):
@@ -128,39 +150,83 @@ class Borrowed:
         registers. Raises Crashed and Overdue; the thread is then still to be given back, which
         takes it out of the code.
         """
+        self._set_out(program, stack, arguments)
+        self._await_cue(program, time.perf_counter_ns() + limit_ns, _Nobody())
+        return self._at_cue(program)
+
+    def run_watched(
+        self,
+        program: Program,
+        stack: int,
+        limit_ns: int,
+        watcher: Watcher,
+        begin: Callable[[], object],
+        **arguments: int,
+    ) -> None:
+        """Run a program that deals with its own faults; `begin` is called right before.
+
+        Everything is in place then. Raises Overdue.
+        """
+        self._set_out(program, stack, arguments)
+        begin()
+        self._await_cue(program, time.perf_counter_ns() + limit_ns, watcher)
+        self._at_cue(program)
+
+    def _set_out(self, program: Program, stack: int | None, arguments: dict[str, int]) -> None:
         registers = self._away(program.start, self.way_home if stack is None else stack)
         registers.r13 = self.way_home
         for name, value in arguments.items():
             setattr(registers, name, value)
         self._used_fpu = program.uses_fpu
         self._send(registers)
-        self._await_cue(program, time.perf_counter_ns() + limit_ns)
-        ptrace.get_registers(self._thread.tid, registers)
+
+    def _at_cue(self, program: Program) -> Registers:
+        registers = self._current()
         if registers.rip != program.asleep:  # it got tired of waiting for us, and is home
             self._sent = False
             raise Overdue(registers)
         return registers
 
-    def _await_cue(self, program: Program, deadline: int) -> None:
+    def _await_cue(self, program: Program, deadline: int, watcher: Watcher) -> None:
         """Let the thread run until it sleeps at its cue, then stop it there."""
         tid, signal, nap = self._thread.tid, 0, _FIRST_NAP_NS
-        ptrace.request(ptrace.CONT, tid)
+        resume = ptrace.SYSCALL if watcher.every_call else ptrace.CONT
+        ptrace.request(resume, tid)
         while True:
             now = time.perf_counter_ns()
             if now > deadline:
-                self._interrupt()
+                self._interrupt(watcher)
                 self._sent = not self._is_home()
                 raise Overdue(self._current())
             stop = wait(tid, now + nap)
             if stop is None:
                 asleep = procfs.sleep(self._memory.pid, tid)
                 if asleep is not None and asleep.rip == program.asleep:
-                    self._interrupt()
+                    self._interrupt(watcher)
                     return
+                if watcher.look(asleep):
+                    self._interrupt(watcher)
+                    self._change(watcher.divert)
+                    ptrace.request(resume, tid)
                 nap = min(2 * nap, _LONGEST_NAP_NS)
                 continue
-            signal = self._passed_on(stop)
-            ptrace.request(ptrace.CONT, tid, None, signal)
+            signal = self._seen(stop, watcher)
+            ptrace.request(resume, tid, None, signal)
+
+    def _seen(self, stop: ptrace.Stop, watcher: Watcher) -> int:
+        """Let the watcher see a stop; return the signal to go on with."""
+        if stop.kind == "syscall":
+            self._change(watcher.call)
+            return 0
+        if stop.kind == "signal" and stop.signal in _FAULTS:
+            watcher.fault(ptrace.get_siginfo(self._thread.tid), self._current())
+            return stop.signal
+        return self._passed_on(stop)
+
+    def _change(self, change: Callable[[Registers], bool]) -> None:
+        registers = self._current()
+        if change(registers):
+            ptrace.set_registers(self._thread.tid, registers)
 
     def _is_home(self) -> bool:
         """Say whether the thread has brought itself home, as we came too late to its cue.
@@ -182,8 +248,6 @@ class Borrowed:
             raise Gone("the process ended while a thread of it was borrowed")
         if stop.kind != "signal":
             return 0
-        if stop.signal in _FAULTS:
-            self._raise_if_fault()
         return stop.signal
 
     def _away(self, rip: int, rsp: int) -> Registers:
@@ -216,15 +280,9 @@ class Borrowed:
                 )
             if stop.kind == "syscall":
                 return
-            signal = self._passed_on(stop)
+            signal = self._seen(stop, _Nobody())
 
-    def _raise_if_fault(self) -> None:
-        """Tell a fault of the code that runs from a signal that somebody sent."""
-        info = ptrace.get_siginfo(self._thread.tid)
-        if info.code > 0 or info.signal == 6:
-            raise Crashed(info, self._current())
-
-    def _interrupt(self) -> None:
+    def _interrupt(self, watcher: Watcher) -> None:
         """Stop code that has run too long, wherever it is."""
         ptrace.request(ptrace.INTERRUPT, self._thread.tid)
         while True:
@@ -232,7 +290,7 @@ class Borrowed:
             if stop is not None and stop.kind in ("event", "ended"):
                 return
             if stop is not None:
-                interrupt_again(self._thread.tid, self._passed_on(stop))
+                interrupt_again(self._thread.tid, self._seen(stop, watcher))
 
     def give_back(self) -> None:
         """Put the thread's own state back; the stop it is in then ends as any other.
@@ -252,6 +310,27 @@ class Borrowed:
             ptrace.set_registers(tid, self._thread.registers)
         except ProcessLookupError:
             raise Gone("the process ended while a thread of it was borrowed") from None
+
+
+class _Nobody:
+    """Who watches a program that must have no fault: one ends it."""
+
+    every_call = False
+
+    def fault(self, info: ptrace.SignalInfo, registers: Registers) -> None:
+        """Tell a fault of the code that runs from a signal that somebody sent."""
+        if info.code > 0 or info.signal == 6:
+            raise Crashed(info, registers)
+
+    def call(self, _: Registers) -> bool:
+        """Have nothing against it."""
+        return False
+
+    def look(self, _: procfs.Sleep | None) -> bool:
+        """Let it go on."""
+        return False
+
+    divert = call
 
 
 def in_critical_section(thread: Thread, memory: Memory) -> bool:

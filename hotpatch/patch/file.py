@@ -23,7 +23,9 @@ from hotpatch.patch import checks
 from hotpatch.patch.manifest import (
     Manifest,
     Replacement,
+    Runtime,
     StaticReference,
+    Transfer,
     UpdatePoint,
     read_manifest,
 )
@@ -52,6 +54,10 @@ class PatchFile(NamedTuple):
     statics: tuple[StaticReference, ...]
     points: tuple[UpdatePoint, ...]
     """The functions of the target at whose entry a thread may be, of the manifest and asked for."""
+    transfers: tuple[Transfer, ...]
+    """What is run in the target at the commit or at a revert, in this order."""
+    runtime: Runtime | None
+    """Where the log of what transfers change is; None where the patch has none."""
     build_ids: tuple[tuple[str | None, str], ...]
     """The builds it is made for: soname or file name of a library, None for the program."""
     trust: str | None
@@ -93,6 +99,8 @@ class PatchFile(NamedTuple):
             replacements=replacements,
             statics=manifest.statics,
             points=tuple(dict.fromkeys((*manifest.points, *map(_point, points)))),
+            transfers=manifest.transfers,
+            runtime=manifest.runtime,
             build_ids=manifest.build_ids,
             trust=None,
         )

@@ -32,8 +32,16 @@ _VERSION = 1
 _LONGEST_STRING = 4096
 
 REPLACE, STATIC, BUILD_ID, NAME, DESCRIPTION = range(1, 6)
-UPDATE_POINT = 8  # no single bit turns another kind into it
-_KINDS = (REPLACE, STATIC, BUILD_ID, NAME, DESCRIPTION, UPDATE_POINT)
+# From here on, no single bit turns another kind into one.
+UPDATE_POINT, TRANSFER, REVERSE, CHECK, RUNTIME = 8, 14, 23, 25, 26
+_KINDS = (
+    *(REPLACE, STATIC, BUILD_ID, NAME, DESCRIPTION),
+    *(UPDATE_POINT, TRANSFER, REVERSE, CHECK, RUNTIME),
+)
+
+
+KINDS = {CHECK: "check", TRANSFER: "transfer", REVERSE: "reverse"}
+"""What functions that carry state over are called."""
 
 
 class Replacement(NamedTuple):
@@ -57,6 +65,25 @@ class UpdatePoint(NamedTuple):
     """The source file that defines it, for a static function whose name alone is not enough."""
 
 
+class Transfer(NamedTuple):
+    """A function of the patch that is run at the commit (`kind` CHECK, TRANSFER) or a REVERSE."""
+
+    kind: int
+    name: str
+    file: str
+    line: int
+    value: int
+    """Virtual address of the function in the patch."""
+
+
+class Runtime(NamedTuple):
+    """Virtual addresses in a patch: its `struct hotpatch_runtime`, and what works on its log."""
+
+    state: int
+    rollback: int
+    settle: int
+
+
 class StaticReference(NamedTuple):
     """The undefined symbol `alias` of the patch means the static `name` of `file` in the target."""
 
@@ -66,12 +93,16 @@ class StaticReference(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A `struct hotpatch_record` with its strings read and its address a virtual one."""
+    """A `struct hotpatch_record` with its strings read and its address a virtual one.
+
+    `data` is the virtual address in the place of `extra`, where that points to no string.
+    """
 
     kind: int
     name: str | None
     extra: str | None
     address: int | None
+    data: int | None
 
 
 class Manifest(NamedTuple):
@@ -83,6 +114,9 @@ class Manifest(NamedTuple):
     name: str | None = None
     description: str | None = None
     points: tuple[UpdatePoint, ...] = ()
+    transfers: tuple[Transfer, ...] = ()
+    """In the order in which they are to be run."""
+    runtime: Runtime | None = None
 
 
 def read_manifest(elf: ElfFile) -> Manifest:
@@ -98,6 +132,8 @@ def read_manifest(elf: ElfFile) -> Manifest:
         _text(records, NAME),
         _text(records, DESCRIPTION),
         tuple(_point(record) for record in records if record.kind == UPDATE_POINT),
+        _transfers(records),
+        _runtime(records),
     )
 
 
@@ -136,7 +172,9 @@ def _record(
         _pointer(elf, relocations.get(address + offset), value)
         for offset, value in zip((_NAME, _EXTRA, _ADDRESS), pointers, strict=True)
     )
-    return Record(kind, _string(elf, name), _string(elf, extra), function)
+    if kind == RUNTIME:
+        return Record(kind, _string(elf, name), None, function, extra)
+    return Record(kind, _string(elf, name), _string(elf, extra), function, None)
 
 
 def _pointer(elf: ElfFile, relocation: Relocation | None, in_place: int) -> int | None:
@@ -199,6 +237,34 @@ def _point(record: Record) -> UpdatePoint:
     if not record.name:
         raise _damaged("an update point without a name")
     return UpdatePoint(record.name, record.extra)
+
+
+def _transfers(records: list[Record]) -> tuple[Transfer, ...]:
+    """Return checks and transfers in the order of their source; compilers have one of their own."""
+    found = [_transfer(record) for record in records if record.kind in (TRANSFER, REVERSE, CHECK)]
+    files = [transfer.file for transfer in found]
+    return tuple(sorted(found, key=lambda t: (files.index(t.file), t.line)))
+
+
+def _transfer(record: Record) -> Transfer:
+    file, _, line = (record.extra or "").rpartition(":")
+    if not (record.name and file and line.isdecimal()) or record.address is None:
+        raise _damaged(f"a transfer {record.name!r} of {record.extra!r}")
+    return Transfer(record.kind, record.name, file, int(line), record.address)
+
+
+def _runtime(records: list[Record]) -> Runtime | None:
+    """Return the runtime: every source file has its own functions for the one log."""
+    found = [record for record in records if record.kind == RUNTIME]
+    functions = {record.name: record.address for record in found}
+    rollback, settle = functions.get("rollback"), functions.get("settle")
+    states = {record.data for record in found}
+    if not found and not any(record.kind in (TRANSFER, REVERSE, CHECK) for record in records):
+        return None
+    state = states.pop() if len(states) == 1 else None
+    if rollback is None or settle is None or state is None:
+        raise _damaged("its transfers have no runtime, or several")
+    return Runtime(state, rollback, settle)
 
 
 def _static_references(records: list[Record]) -> tuple[StaticReference, ...]:

@@ -11,7 +11,7 @@ armed as long as an entry leads to its gate. `state` only tells how far its patc
 
     offset  size  field
     0       8     magic, "HOTPATCH"
-    8       4     format of this header, 2
+    8       4     format of this header, 3
     12      4     state
     16      4     switch: bit 0 is 0 for old, 1 for new; with bit 31, callers wait at their doors
     20      4     size of the JSON text
@@ -39,7 +39,7 @@ from hotpatch.linux.memory import Memory
 from hotpatch.linux.procfs import Mapping
 
 MAGIC = b"HOTPATCH"
-FORMAT = 2
+FORMAT = 3
 NAME = "hotpatch"
 MAPPING = f"/memfd:{NAME}-"
 _NAMED = re.compile(MAPPING + r"[0-9a-f]{1,16}-[0-9a-f]{1,12}(?: \(deleted\))?")
@@ -55,7 +55,9 @@ _LARGEST = 64 << 20
 _PAGE = 4096
 _SHAPES, _SHAPE = 64, 45  # the number of pages of a region, modulo the first, is the second
 STACK_SIZE = 256 << 10
-"""How large the memory at a record's `stack` is."""
+STACK_GUARD = (52 << 10, 16 << 10)
+"""How large the memory at a record's `stack` is, and the (offset, size) of the part of it that is
+not writable: the stack proper grows down to its end, and what else the memory is for lies below."""
 
 
 class Write(NamedTuple):
@@ -100,6 +102,31 @@ class Function(NamedTuple):
         return (start, self.waiting[0]), (self.waiting[1], start + size)
 
 
+class Transfer(NamedTuple):
+    """What carries the state over, as the ledger has it; all addresses are run-time addresses.
+
+    The first eight are labels of trampolines/x86_64/transfer.S and parking.S, the next three those
+    of the patch's runtime (`patch.manifest.Runtime`). `calls_out`: it calls functions that might
+    end the program. `reverse` are (name, address) of the functions
+    that take back what `carried`: whether there was anything to be carried over.
+    """
+
+    start: int
+    asleep: int
+    handler: int
+    restorer: int
+    given_up: int
+    roll_back: int
+    leave: int
+    parking: int
+    state: int
+    rollback: int
+    settle: int
+    calls_out: bool
+    reverse: tuple[tuple[str, int], ...]
+    carried: bool
+
+
 class Record(NamedTuple):
     """What a header says of its patch.
 
@@ -107,7 +134,8 @@ class Record(NamedTuple):
     each, the (address, size) of the time until which callers wait and of their doors; `code` are
     the (address, size) ranges of code in its image, `frames` the address of the image's
     .eh_frame_hdr, 0 without one; `fini` are its destructors, `call` the program that runs them (see
-    `linux.remote.Program`) and `stack` the memory it does that in.
+    `linux.remote.Program`) and `stack` the memory it does that in; `transfer` is None where the
+    patch carries no state over.
     """
 
     id: str
@@ -120,6 +148,7 @@ class Record(NamedTuple):
     fini: tuple[int, ...]
     call: tuple[int, int, bool]
     stack: int
+    transfer: Transfer | None
     functions: tuple[Function, ...]
 
     @property
@@ -210,8 +239,16 @@ def _record(plain: dict[str, Any]) -> Record:
         tuple(plain["fini"]),
         (plain["call"][0], plain["call"][1], bool(plain["call"][2])),
         plain["stack"],
+        _transfer(plain["transfer"]),
         functions,
     )
+
+
+def _transfer(plain: dict[str, Any] | None) -> Transfer | None:
+    if plain is None:
+        return None
+    reverse = tuple((name, address) for name, address in plain["reverse"])
+    return Transfer(**{**plain, "reverse": reverse})
 
 
 def _writes(values: Iterable[dict[str, Any]]) -> tuple[Write, ...]:

@@ -33,7 +33,7 @@ def apply(process: Process, patch: PatchFile, options: Options, force: bool = Fa
         session.warnings += plan.warnings
         try:
             arm(session, plan.functions)
-            commit(session, plan)
+            commit(session, plan, patch.elf)
         except BaseException:
             _take_back(process, plan, options)
             raise

@@ -53,18 +53,11 @@ def run(session: Session, hold: Hold, plan: Plan) -> None:
     place = Place(plan.record)
     resolvers = [call for call in plan.calls if call.slot is not None]
     others = [call.address for call in plan.calls if call.slot is None]
-    try:
-        values = run_each(
-            session, hold, place, [call.address for call in resolvers], "IFUNC resolver"
-        )
-        for call, value in zip(resolvers, values, strict=True):
-            assert call.slot is not None
-            process.memory.write(call.slot, struct.pack("<Q", value))
-        run_each(session, hold, place, others, "constructor")
-    except NotNow:
-        for write in plan.regions[0].contents:
-            process.memory.write(write.address, write.data)
-        raise
+    values = run_each(session, hold, place, [call.address for call in resolvers], "IFUNC resolver")
+    for call, value in zip(resolvers, values, strict=True):
+        assert call.slot is not None
+        process.memory.write(call.slot, struct.pack("<Q", value))
+    run_each(session, hold, place, others, "constructor")
 
 
 def run_each(
@@ -82,7 +75,7 @@ def _run_some(
 ) -> list[int]:
     process = session.process
     stacks = StackMap(process.pid, procfs.mappings(process.pid))
-    thread = suitable(session, hold, stacks, _waits)
+    thread = suitable(session, hold, stacks, waits)
     if thread is None:
         raise NotNow(f"no thread waits in a system call from which a {kind} could be run")
     table = b"".join(struct.pack("<QQ", function, _NOT_RUN) for function in functions)
@@ -110,7 +103,8 @@ def _run_some(
     ]
 
 
-def _waits(thread: Thread) -> bool:
+def waits(thread: Thread) -> bool:
+    """Say whether a thread waits in a system call that is not one of the allocator's."""
     return thread.registers.syscall in syscalls.WAITING and thread.registers.result < 0
 
 

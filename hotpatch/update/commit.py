@@ -12,6 +12,7 @@ no between in which a patcher could die.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import time
 from collections.abc import Sequence
@@ -26,10 +27,11 @@ from hotpatch.quiescence.ranges import Range
 from hotpatch.update import calls
 from hotpatch.update.chain import is_armed
 from hotpatch.update.drain import Drain
-from hotpatch.update.moment import at_quiescence
+from hotpatch.update.moment import NotNow, at_quiescence
 from hotpatch.update.session import Session
 
 if TYPE_CHECKING:
+    from hotpatch.elf.file import ElfFile
     from hotpatch.update.plan import Plan
 
 _BATCH = 64  # entries checked for one stop
@@ -67,8 +69,11 @@ def _write_some(process: Process, phase: str, functions: Sequence[ledger.Functio
     return len(functions)
 
 
-def commit(session: Session, plan: Plan) -> None:
-    """Turn an armed patch from old to new; raises Busy, RolledBack, Gone, Denied."""
+def commit(session: Session, plan: Plan, elf: ElfFile) -> None:
+    """Turn an armed patch, whose file is `elf`, from old to new.
+
+    Raises Busy, RolledBack, Gone, Denied.
+    """
     memory = session.process.memory
     now = struct.pack("<Q", time.time_ns())
     memory.write(plan.header + ledger.TIME_OFFSET, now)
@@ -77,12 +82,47 @@ def commit(session: Session, plan: Plan) -> None:
     on = struct.pack("<I", ledger.ON)
 
     def act(hold: Hold) -> bool:
-        calls.run(session, hold, plan)
+        try:
+            calls.run(session, hold, plan)
+            if plan.steps:
+                _carry_over(session, hold, plan)
+        except NotNow:
+            for write in plan.regions[0].contents:  # it begins anew
+                memory.write(write.address, write.data)
+            raise
         memory.write(switch, on)
         return True
 
-    with Drain(session, plan.header, plan.record, ledger.OFF) as drain:
+    with (
+        _explained(session, plan, elf),
+        Drain(session, plan.header, plan.record, ledger.OFF) as drain,
+    ):
         at_quiescence(session, "commit", plan.active, act, drain=drain)
+
+
+def _explained(
+    session: Session, plan: Plan, elf: ElfFile
+) -> contextlib.AbstractContextManager[None]:
+    if not plan.steps:
+        return contextlib.nullcontext()
+    from hotpatch.update.failure import Image, explained  # noqa: PLC0415
+
+    start, size = plan.record.regions[0]
+    return explained(session, Image(elf, plan.bias, start, start + size))
+
+
+def _carry_over(session: Session, hold: Hold, plan: Plan) -> None:
+    from hotpatch.update.job import Switch  # noqa: PLC0415 - most patches carry no state over
+    from hotpatch.update.transfer import carry_over  # noqa: PLC0415
+
+    switch = plan.header + ledger.SWITCH_OFFSET
+    carry_over(
+        session,
+        hold,
+        plan.record,
+        plan.steps,
+        Switch(plan.header, plan.regions[0].header_size, switch, ledger.ON),
+    )
 
 
 def settle(session: Session, plan: Plan) -> None:

@@ -5,10 +5,10 @@ A region, as it will lie in the target:
 
     header      r--   the ledger's record, with the switch
     gates       r-x   one for each function of the modules near it; at first the staging code
-    call        r-x   what runs constructors; in the first region only
+    call        r-x   what runs constructors, and the commit program; in the first region only
     image       as the patch's segments say; in the first region only
     doors       rw-   what makes callers of the gates wait
-    stack       rw-   for constructors; in the first region only
+    stack       rw-   for both, with a guard in it that stays r-x; in the first region only
     the rest    r-x   never touched: it makes the size one by which the region is known
 """
 
@@ -73,7 +73,7 @@ def _shape(patch: PatchFile, groups: list[list[Site]], group: list[Site]) -> Pla
         doors = _up(call, PAGE)
         end = doors + doors_room
         return Place(0, gates, call, call, doors, end, ledger.region_size(end))
-    image = _up(call + _CALL_ROOM, PAGE)
+    image = _up(call + CALL_ROOM + (_TRANSFER_ROOM if patch.transfers else 0), PAGE)
     doors = image + _up(image_size(patch), PAGE)
     stack = doors + doors_room
     end = ledger.region_size(stack + ledger.STACK_SIZE)
@@ -81,7 +81,8 @@ def _shape(patch: PatchFile, groups: list[list[Site]], group: list[Site]) -> Pla
 
 
 _STAGE_ROOM = 512  # trampolines/x86_64/stage.S and the name that it uses
-_CALL_ROOM = 256  # trampolines/x86_64/call.S
+CALL_ROOM = 256  # trampolines/x86_64/call.S
+_TRANSFER_ROOM = 1280  # trampolines/x86_64/transfer.S and parking.S
 
 
 def _header_room(patch: PatchFile, groups: list[list[Site]]) -> int:
@@ -89,7 +90,9 @@ def _header_room(patch: PatchFile, groups: list[list[Site]]) -> int:
     sites = [site for group in groups for site in group]
     names = sum(2 * len(site.name) + 2 * len(site.module.path) for site in sites)
     instructions = sum(len(site.entry.displaced) + len(site.entry.kept) for site in sites)
-    return 2048 + 2 * len(patch.name) + names + 1280 * len(sites) + 64 * instructions
+    transfers = sum(48 + 2 * len(transfer.name) for transfer in patch.transfers)
+    rest = names + 1280 * len(sites) + 64 * instructions + transfers
+    return 2048 + 2 * len(patch.name) + rest
 
 
 def _up(value: int, alignment: int) -> int:

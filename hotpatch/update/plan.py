@@ -21,9 +21,11 @@ from hotpatch.process import ledger
 from hotpatch.process.image import Process
 from hotpatch.quiescence.ranges import Range
 from hotpatch.redirect.gate import GateCode, build_gates, doors_size
+from hotpatch.update.carrying import carrying, steps_of
 from hotpatch.update.neighbours import Neighbours
-from hotpatch.update.places import Place, find_places
+from hotpatch.update.places import CALL_ROOM, Place, find_places
 from hotpatch.update.programs import program
+from hotpatch.update.result import Step
 from hotpatch.update.sites import Site, find_sites, group_sites
 from hotpatch.update.verdicts import Verdict, verdicts
 
@@ -56,6 +58,8 @@ class Plan(NamedTuple):
     regions: tuple[Region, ...]
     active: tuple[Range, ...]
     calls: tuple[Call, ...]
+    steps: tuple[Step, ...]
+    bias: int
     record: ledger.Record
     warnings: tuple[str, ...]
     replace: tuple[str, ...]
@@ -105,7 +109,8 @@ def make_plan(
         for group, row in zip(groups, gates, strict=True)
         for site, gate in zip(group, row, strict=True)
     )
-    record = _record(patch, groups, places, image, functions)
+    transfer, transfer_code = carrying(process, patch, places[0], image)
+    record = _record(patch, groups, places, image, functions)._replace(transfer=transfer)
     return Plan(
         process.pid,
         patch.id,
@@ -113,11 +118,13 @@ def make_plan(
         patch.path,
         functions,
         tuple(
-            _region(patch, record, place, row, image if place is main else None)
+            _region(patch, record, place, row, image if place is main else None, transfer_code)
             for place, row in zip(places, gates, strict=True)
         ),
         _active(groups, functions),
         image.calls,
+        steps_of(patch, bias, reverse=False),
+        bias,
         record,
         (*image.warnings, *neighbours.warnings),
         replace,
@@ -214,6 +221,7 @@ def _record(
         image.fini,
         (start, asleep, uses_fpu),
         places[0].stack,
+        None,
         functions,
     )
 
@@ -230,16 +238,22 @@ def _region(
     place: Place,
     gates: list[GateCode],
     image: LinkedImage | None,
+    transfer_code: bytes,
 ) -> Region:
     contents = [ledger.Write(place.gates, b"".join(gate.code for gate in gates))]
     runs: list[Run] = []
     header = ledger.encode(record if image else record._replace(functions=()))
     if image:
         contents.append(ledger.Write(place.call, program("call.S", place.call, uses_fpu=True)[1]))
+        if transfer_code:
+            contents.append(ledger.Write(place.call + CALL_ROOM, transfer_code))
         contents.append(ledger.Write(image.base, image.content))
         runs = [run for run in image.runs if run.prot != _PROT_READ | 4]
-    stack_end = place.stack + (ledger.STACK_SIZE if image else 0)
-    runs.append(Run(place.doors, stack_end - place.doors, _PROT_RW))
+    below, guard = ledger.STACK_GUARD if image else (0, 0)
+    runs.append(Run(place.doors, place.stack + below - place.doors, _PROT_RW))
+    if image:
+        lowest = place.stack + below + guard
+        runs.append(Run(lowest, place.stack + ledger.STACK_SIZE - lowest, _PROT_RW))
     if len(header) > place.gates - place.start:
         raise HotpatchError(f"the ledger's record of {patch.name} has {len(header)} bytes")
     return Region(

@@ -13,12 +13,17 @@ import struct
 from hotpatch.process import ledger
 from hotpatch.update import chain
 from hotpatch.update.commit import disarm
-from hotpatch.update.session import Session
+from hotpatch.update.session import Session, no_time
 
 
 def recover(session: Session) -> None:
-    """Bring a target into one of the states that a living patcher leaves."""
+    """Bring a target into one of the states that a living patcher leaves.
+
+    Raises Busy where it is still carrying state over by itself.
+    """
     process = session.process
+    if any(patch.record.transfer for patch in process.patches):
+        _await_transfers(session)
     for patch in process.patches:
         if patch.waiting:  # its patcher died in a drain, which has ended or will by itself
             switch = struct.pack("<I", patch.switch)
@@ -35,6 +40,22 @@ def recover(session: Session) -> None:
         if kept:
             session.warnings.append(kept)
     session.refresh()
+
+
+def _await_transfers(session: Session) -> None:
+    """Wait for transfers whose patcher died: they come to an end by themselves, old or new."""
+    from hotpatch.update import job  # noqa: PLC0415 - most patches carry no state over
+
+    process = session.process
+    tries = 0
+    for patch in process.patches:
+        record = patch.record
+        while record.transfer and job.outcome(process.memory, record.stack).park == job.RUNNING:
+            tries += 1
+            if not session.wait_before_retry("transfer", tries, ()):
+                raise no_time(f"{record.name} is carrying state over, though its patcher died",
+                              session)  # fmt: skip
+    process.refresh()
 
 
 def remove_switched_off(session: Session) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+TRANSFER_TIMEOUT = 5.0
+"""How many seconds checks and transfers may take together, if nothing else is said."""
+
 
 class PatchName(NamedTuple):
     """Which patch: `id` is unique, `name` for people."""
@@ -42,6 +45,8 @@ class Result(NamedTuple):
     stops: tuple[StopTime, ...]
     elapsed_ms: int
     warnings: tuple[str, ...]
+    messages: tuple[str, ...]
+    """What the patch has to say to the operator, a line each."""
 
     def fields(self) -> dict[str, Any]:
         """Return the result as the JSON object that the command prints."""
@@ -51,14 +56,32 @@ class Result(NamedTuple):
             "functions": [function._asdict() for function in self.functions],
             "stops": [stop._asdict() for stop in self.stops],
             "warnings": list(self.warnings),
+            "messages": list(self.messages),
         }
+
+
+class Step(NamedTuple):
+    """A function of a patch that is run in the target, with all threads stopped.
+
+    `kind` is "check", "transfer" or "reverse"; `where` is file:line, "" where it isn't known.
+    """
+
+    kind: str
+    name: str
+    where: str
+    address: int
+
+    def __str__(self) -> str:
+        """Return it as messages name it."""
+        return f"{self.kind} {self.name}" + (f" ({self.where})" if self.where else "")
 
 
 class Progress(NamedTuple):
     """What an update is doing: reported while it waits.
 
-    `phase` is one of "stage", "arm", "commit", "disarm", "unmap"; `blockers` are the functions
-    that were active at the last try.
+    `phase` is one of "stage", "arm", "commit", "transfer", "disarm", "unmap"; `blockers` are the
+    functions that were active at the last try. In the phase "transfer" the target stands still;
+    `done` of `total` is what the patch says, 0 of 0 if it doesn't.
     """
 
     phase: str
@@ -66,3 +89,5 @@ class Progress(NamedTuple):
     elapsed: float
     timeout: float
     blockers: tuple[str, ...]
+    done: int = 0
+    total: int = 0

@@ -7,6 +7,7 @@ runs its old code; all that follows is tidying up, which the next patcher would 
 
 from __future__ import annotations
 
+import contextlib
 import struct
 
 from hotpatch.errors import HotpatchError, Refused, RolledBack
@@ -18,7 +19,7 @@ from hotpatch.update import calls, chain
 from hotpatch.update.drain import Drain
 from hotpatch.update.moment import NotNow, at_quiescence
 from hotpatch.update.recover import recover, remove_switched_off
-from hotpatch.update.result import FunctionChange, PatchName, Result
+from hotpatch.update.result import FunctionChange, PatchName, Result, Step
 from hotpatch.update.session import Options, Session
 
 
@@ -32,6 +33,7 @@ def revert(process: Process, patch_id: str | None, options: Options) -> Result:
         session = Session(process, options)
         recover(session)
         patch = find(process, patch_id)
+        _check_state(process, patch)
         _switch_off(session, patch)
         session.refresh()
         _read_back(process, patch)
@@ -74,6 +76,8 @@ def _switch_off(session: Session, patch: ledger.Entry) -> None:
     record = patch.record
 
     def act(hold: Hold) -> bool:
+        if record.transfer and record.transfer.reverse:
+            _carry_back(session, hold, patch)
         memory.write(patch.address + ledger.SWITCH_OFFSET, off)
         try:
             calls.run_each(session, hold, calls.Place(record), record.fini, "destructor")
@@ -84,13 +88,62 @@ def _switch_off(session: Session, patch: ledger.Entry) -> None:
     memory.write(patch.address + ledger.STATE_OFFSET, reverting)
     session.coroutines.recall(patch.address)
     try:
-        with Drain(session, patch.address, record, ledger.ON) as drain:
+        with (
+            _explained(session, record),
+            Drain(session, patch.address, record, ledger.ON) as drain,
+        ):
             at_quiescence(session, "commit", active(record), act, drain=drain)
     except BaseException:
         if session.process.alive():
             applied = struct.pack("<I", ledger.APPLIED)
             memory.write(patch.address + ledger.STATE_OFFSET, applied)
         raise
+
+
+def _check_state(process: Process, patch: ledger.Entry) -> None:
+    """Refuse to leave new state to old code."""
+    record = patch.record
+    if record.transfer is None:
+        return
+    if record.transfer.carried and not record.transfer.reverse:
+        raise Refused(
+            f"{record.name} has carried state over and has no HOTPATCH_REVERSE to take it back",
+            "apply a patch on top that brings the state back; a patch whose state the old code can "
+            "work with says so by an empty HOTPATCH_REVERSE",
+        )
+    later = [p for p in process.patches if p.switch == ledger.ON]
+    for other in later[later.index(patch) + 1 :]:
+        if other.record.transfer and other.record.transfer.carried:
+            raise Refused(
+                f"{other.record.name}, applied after {record.name}, has carried on with its state",
+                f"revert {other.record.name} first",
+            )
+
+
+def _carry_back(session: Session, hold: Hold, patch: ledger.Entry) -> None:
+    from hotpatch.update.job import Switch  # noqa: PLC0415 - most patches carry no state over
+    from hotpatch.update.transfer import carry_over  # noqa: PLC0415
+
+    assert patch.record.transfer is not None
+    mappings = session.process.mappings
+    header = next(mapping for mapping in mappings if mapping.start == patch.address)
+    switch = patch.address + ledger.SWITCH_OFFSET
+    carry_over(
+        session,
+        hold,
+        patch.record,
+        [Step("reverse", name, "", address) for name, address in patch.record.transfer.reverse],
+        Switch(patch.address, header.end - header.start, switch, ledger.OFF),
+    )
+
+
+def _explained(session: Session, record: ledger.Record) -> contextlib.AbstractContextManager[None]:
+    if record.transfer is None:
+        return contextlib.nullcontext()
+    from hotpatch.update.failure import Image, explained  # noqa: PLC0415
+
+    start, size = record.regions[0]
+    return explained(session, Image(None, 0, start, start + size))
 
 
 def active(record: ledger.Record) -> tuple[Range, ...]:

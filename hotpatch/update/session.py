@@ -18,7 +18,14 @@ from hotpatch.process.image import Process
 from hotpatch.quiescence.stacks import StackMap
 from hotpatch.quiescence.verdict import Judge
 from hotpatch.update.coroutines import Check
-from hotpatch.update.result import FunctionChange, PatchName, Progress, Result, StopTime
+from hotpatch.update.result import (
+    TRANSFER_TIMEOUT,
+    FunctionChange,
+    PatchName,
+    Progress,
+    Result,
+    StopTime,
+)
 
 if TYPE_CHECKING:
     from hotpatch.quiescence.places import Places
@@ -32,11 +39,15 @@ _LONGEST_S, _LONGEST_NAP_S = 2.0, 0.1
 
 
 class Options(NamedTuple):
-    """Limits of an update: seconds to wait for quiescence, ms to hold the target at most."""
+    """Limits of an update: seconds to wait for quiescence, ms to hold the target at most.
+
+    `transfer_timeout` is how many seconds checks and transfers may take together.
+    """
 
     timeout: float = 10.0
     max_pause_ms: float | None = None
     on_progress: Callable[[Progress], None] | None = None
+    transfer_timeout: float = TRANSFER_TIMEOUT
 
 
 class Session:
@@ -47,6 +58,7 @@ class Session:
         self.process = process
         self.options = options
         self.warnings: list[str] = []
+        self.messages: tuple[str, ...] = ()  # of the patch, for the operator
         self.attempts = 0
         self.threads = 0
         self.stacks = StackMap(process.pid, ())  # as of the last stop of all threads
@@ -224,6 +236,7 @@ class Session:
             tuple(self._stops),
             int((time.monotonic() - self._began) * 1000),
             (*self.warnings, *self.coroutines.caveats()),
+            self.messages,
         )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from hotpatch.errors import Refused
 from hotpatch.process import ledger
 from hotpatch.process.image import Process
-from hotpatch.update.result import Progress, Result
+from hotpatch.update.result import TRANSFER_TIMEOUT, Progress, Result
 
 if TYPE_CHECKING:
     from hotpatch.update.backtrace import Backtrace
@@ -85,18 +85,20 @@ class Target:
         replace: Sequence[str] = (),
         force: bool = False,
         update_points: Sequence[str] = (),
+        transfer_timeout: float = TRANSFER_TIMEOUT,
     ) -> Result:
         """Apply a patch, given as a plan or a path; return what was done, read back.
 
         `timeout` is the seconds to wait for quiescence, `max_pause_ms` the longest that the target
-        may be held, `on_progress` is called between tries. A plan whose patch file has
+        may be held, `on_progress` is called between tries, `transfer_timeout` is how many seconds
+        the checks and transfers of the patch may take together. A plan whose patch file has
         changed since is Refused.
         """
         from hotpatch.patch.file import PatchFile  # noqa: PLC0415
         from hotpatch.update import apply as applying  # noqa: PLC0415
         from hotpatch.update.session import Options  # noqa: PLC0415
 
-        options = Options(timeout, max_pause_ms, on_progress)
+        options = Options(timeout, max_pause_ms, on_progress, transfer_timeout)
         self._process.refresh()
         if isinstance(plan, str | os.PathLike):
             patch = PatchFile.open(os.fspath(plan), replace, update_points)
@@ -116,13 +118,18 @@ class Target:
         timeout: float = 10.0,
         max_pause_ms: float | None = None,
         on_progress: OnProgress | None = None,
+        transfer_timeout: float = TRANSFER_TIMEOUT,
     ) -> Result:
-        """Take out a patch, the newest where no id is given; return what was done, read back."""
+        """Take out a patch, the newest where no id is given; return what was done, read back.
+
+        `transfer_timeout` is how many seconds its reverses may take together; the rest is as for
+        `apply`.
+        """
         from hotpatch.update import revert as reverting  # noqa: PLC0415
         from hotpatch.update.session import Options  # noqa: PLC0415
 
         self._process.refresh()
-        options = Options(timeout, max_pause_ms, on_progress)
+        options = Options(timeout, max_pause_ms, on_progress, transfer_timeout)
         with self._process.expected_alive():
             return reverting.revert(self._process, patch_id, options)
 
@@ -163,10 +170,20 @@ def apply(
     replace: Sequence[str] = (),
     force: bool = False,
     update_points: Sequence[str] = (),
+    transfer_timeout: float = TRANSFER_TIMEOUT,
 ) -> Result:
     """Apply the patch at `path` to process `pid`; see Target.apply."""
     with Target(pid) as target:
-        return target.apply(path, timeout, max_pause_ms, on_progress, replace, force, update_points)
+        return target.apply(
+            path,
+            timeout,
+            max_pause_ms,
+            on_progress,
+            replace,
+            force,
+            update_points,
+            transfer_timeout,
+        )
 
 
 def check(
@@ -187,10 +204,11 @@ def revert(
     timeout: float = 10.0,
     max_pause_ms: float | None = None,
     on_progress: OnProgress | None = None,
+    transfer_timeout: float = TRANSFER_TIMEOUT,
 ) -> Result:
     """Take a patch out of process `pid`; see Target.revert."""
     with Target(pid) as target:
-        return target.revert(patch_id, timeout, max_pause_ms, on_progress)
+        return target.revert(patch_id, timeout, max_pause_ms, on_progress, transfer_timeout)
 
 
 def patches(pid: int) -> list[ledger.Entry]:

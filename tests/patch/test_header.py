@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from hotpatch.patch.file import PatchFile
-from hotpatch.patch.manifest import StaticReference
-from tests.support.compiled import CompileError, CompileShared
+from hotpatch.patch.manifest import KINDS, StaticReference
+from tests.support.compiled import INCLUDE, CompileError, CompileShared, run_compiler
 
 EVERYTHING = """
 #include <hotpatch.h>
@@ -36,6 +36,26 @@ static void fix(int x) { HOTPATCH_ORIGINAL(fix)(x); (*HOTPATCH_ORIGINAL(fix))(x 
 HOTPATCH_REPLACE_AS(broken, fix);
 static void fix_of_file(int x) { HOTPATCH_ORIGINAL(fix_of_file)(x); }
 HOTPATCH_REPLACE_STATIC_AS("a file.c", broken, fix_of_file);
+
+static int transfer(void)
+{
+    struct node { struct node *next; } *list = 0;
+    volatile int number = 1;
+    hotpatch_each (i, 3)
+        hotpatch_set(number, number + (int)i);
+    hotpatch_each_in_list (node, list, next)
+        hotpatch_free(node);
+    list = (struct node *)hotpatch_alloc(sizeof *list);
+    hotpatch_write(&limit, lengths, sizeof limit);
+    hotpatch_say("%d %p", number, (void *)list);
+    if (number == 7)
+        hotpatch_fail("seven");
+    return 0;
+}
+HOTPATCH_TRANSFER(transfer);
+HOTPATCH_REVERSE(transfer);
+static int checks(void) { return 0; }
+HOTPATCH_CHECK(checks);
 
 HOTPATCH_NAME("fix-1");
 HOTPATCH_DESCRIPTION("what it does: \\u00fcber");
@@ -99,6 +119,12 @@ def check(patch: PatchFile) -> None:
         StaticReference("__hotpatch_static_handler", "table.c", "default_handler"),
         StaticReference("__hotpatch_static_depth", "parse.c", "depth"),
     }
+    assert [(KINDS[t.kind], t.name, t.line) for t in patch.transfers] == [
+        ("transfer", "transfer", 42),
+        ("reverse", "transfer", 43),
+        ("check", "checks", 45),
+    ]
+    assert patch.transfers[0].value == patch.transfers[1].value
     undefined = {symbol.name for symbol in patch.elf.dynamic_symbols.undefined()}
     assert {s.alias for s in patch.statics} <= undefined
     assert "__hotpatch_original_compute" in undefined
@@ -108,6 +134,14 @@ def is_where_the_symbol_is(patch: PatchFile) -> None:
     for replacement in patch.replacements:
         symbols = patch.elf.symbols.by_name(replacement.symbol)
         assert replacement.value in {symbol.value for symbol in symbols}
+    assert patch.runtime is not None
+    for name, value in (
+        ("__hotpatch_runtime", patch.runtime.state),
+        ("hotpatch_rollback_", patch.runtime.rollback),
+        ("hotpatch_settle_", patch.runtime.settle),
+        *((transfer.name, transfer.value) for transfer in patch.transfers),
+    ):
+        assert value in {symbol.value for symbol in patch.elf.symbols.by_name(name)}
 
 
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
@@ -169,20 +203,49 @@ def test_macros_name_what_they_stand_for(compile_shared: CompileShared) -> None:
     assert replacement.name == replacement.symbol == "compute_version_2"
 
 
-@pytest.mark.parametrize("macro", ["TRANSFER", "REVERSE", "CHECK"])
-@pytest.mark.parametrize("compiler", ["gcc", "clang", "g++"])
-def test_what_is_not_there_does_not_compile(
-    macro: str, compiler: str, compile_shared: CompileShared
+COMPILERS = [("gcc", "c"), ("clang", "c"), ("g++", "cc"), ("clang++", "cc")]
+
+
+def test_transfers_of_several_files_have_one_log(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.c").write_text(
+            f"""
+            #include <hotpatch.h>
+            int f_{name}(void) {{ return 0; }}
+            HOTPATCH_REPLACE(f_{name});
+            static int transfer(void) {{ int x = 0; hotpatch_set(x, 1); return 0; }}
+            HOTPATCH_TRANSFER(transfer);
+            """
+        )
+    output = tmp_path / "both.so"
+    run_compiler(
+        *("gcc", "-I", INCLUDE, "-shared", "-fPIC", "-O2", "-o", output),
+        *(tmp_path / "one.c", tmp_path / "two.c"),
+    )
+    patch = PatchFile.open(str(output))
+    assert [t.file.rpartition("/")[2] for t in patch.transfers] == ["one.c", "two.c"]
+    assert patch.runtime is not None
+
+
+@pytest.mark.parametrize(("compiler", "language"), COMPILERS)
+def test_a_transfer_of_the_wrong_type_does_not_compile(
+    compiler: str, language: str, compile_shared: CompileShared
 ) -> None:
-    """An unknown macro would pass for the declaration of a function in old C."""
-    text = f"""
+    text = """
         #include <hotpatch.h>
-        static int grow(void) {{ return 0; }}
-        HOTPATCH_{macro}(grow);
+        static int grow(int x) { return x; }
+        HOTPATCH_TRANSFER(grow);
         """
-    language = "cc" if compiler == "g++" else "c"
-    with pytest.raises(CompileError, match=f"HOTPATCH_{macro} is not supported"):
+    with pytest.raises(CompileError, match=r"grow has to be int grow|int \(\*\)\(void\)"):
         compile_shared(text, compiler=compiler, language=language)
+
+
+def test_a_patch_without_transfers_has_nothing_for_them(compile_shared: CompileShared) -> None:
+    path = compile_shared("#include <hotpatch.h>\nint f(void) { return 0; }\nHOTPATCH_REPLACE(f);")
+    patch = PatchFile.open(str(path))
+    assert (patch.transfers, patch.runtime) == ((), None)
+    functions = {s.name for s in patch.elf.symbols if s.name.startswith("hotpatch_")}
+    assert functions == set()
 
 
 def test_original_of_the_wrong_type_does_not_compile(compile_shared: CompileShared) -> None:

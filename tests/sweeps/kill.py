@@ -4,9 +4,9 @@
     python -m tests.sweeps.kill [--only apply-forty ...] [--first POINT]
 
 For apply and revert, with 1 and with 41 functions (forty that must agree, and the one that calls
-them), and with functions that all threads are in at every instant (a drain), the command is run
-again and again, and ended with SIGKILL at the entry of its 1st, 2nd, 3rd ... system call, until it
-gets to its end alive. After each death
+them), with functions that all threads are in at every instant (a drain), and with state that is
+carried over, the command is run again and again, and ended with SIGKILL at the entry of its 1st,
+2nd, 3rd ... system call, until it gets to its end alive. After each death
 
 - every thread of the target gets on with its work, and none was interrupted;
 - it answers wholly old or wholly new: the forty functions agree;
@@ -63,10 +63,11 @@ class Case(NamedTuple):
 ONE = ("forty-one", {"sum": "40", "f00": "1"}, {"sum": "1040", "f00": "1001"})
 FORTY = ("forty-forty", {"sum": "40", "f00": "1"}, {"sum": "80", "f00": "2"})
 CROWD = ("crowd", {"answers": "1"}, {"answers": "2"})
+STATE = ("state", {"size": "24", "limit": "100"}, {"size": "32", "limit": "200"})
 CASES = {
     f"{command}-{name}": Case(command, *what)
     for command in ("apply", "revert")
-    for name, what in (("one", ONE), ("forty", FORTY), ("crowd", CROWD))
+    for name, what in (("one", ONE), ("forty", FORTY), ("crowd", CROWD), ("state", STATE))
 }
 
 
@@ -139,12 +140,35 @@ class Crowd(Forty):
         }
 
 
+class State(Crowd):
+    """The same of a program whose data has another layout, with the patch; `mixed` is what it sums
+    up wrongly."""
+
+    @classmethod
+    @contextmanager
+    def started(cls) -> Iterator[Forty]:
+        with programs.running("state", "1000", "4") as program:
+            yield cls(program)
+
+    def ask(self) -> dict[str, str]:
+        reply = self.crowd.ask()
+        return {
+            "progress": ",".join(map(str, reply["progress"])),
+            "size": str(reply["size"]),
+            "limit": str(reply["limit"]),
+            "mixed": str(reply["broken"]),
+        }
+
+
+TARGET = {"crowd": Crowd, "state": State}
+
+
 def target_of(case: Case) -> AbstractContextManager[Forty]:
-    return Crowd.started() if case.patch == "crowd" else Forty.started()
+    return TARGET.get(case.patch, Forty).started()
 
 
 def patch_path(case: Case) -> str:
-    if case.patch == "crowd":
+    if case.patch in TARGET:
         return programs.patch(case.patch)
     return str(TARGETS / "build" / "patches" / f"{case.patch}.so")
 

@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * hotpatch_transfer.h: what the state transfer of a patch is written with. hotpatch.h includes it.
+ *
+ *     static int grow(void)
+ *     {
+ *         hotpatch_each (i, table_size) {
+ *             struct entry *entry = hotpatch_alloc(sizeof *entry);
+ *             entry->value = old_table[i].value;
+ *             hotpatch_set(table[i], entry);
+ *         }
+ *         return 0;                                  // anything else: roll back
+ *     }
+ *     HOTPATCH_TRANSFER(grow);
+ *
+ * Transfers run in the target while all of its other threads stand still, on a stack of 180 KiB, and
+ * before anything of the patch is in force. Whatever they change of the target's memory has to be
+ * changed by hotpatch_set, hotpatch_write, or after hotpatch_save: these log what was there. If a
+ * transfer fails, crashes or takes too long, the log is undone, newest entry first.
+ *
+ * All of this is compiled into the patch, and only where it is used. Nothing needs a library: what
+ * the target does not have (calloc, free, vsnprintf) is done without.
+ */
+#ifndef HOTPATCH_TRANSFER_H
+#define HOTPATCH_TRANSFER_H
+
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What hotpatch and the code of a patch know of each other (hotpatch/update/transfer.py). */
+struct hotpatch_runtime {
+    void (*fail)(void);      /* ends the transfer, and does not return; set by hotpatch */
+    char *messages;          /* room for lines of text; set by hotpatch */
+    uint64_t messages_room;  /* its size */
+    uint64_t messages_size;  /* how much of it is used */
+    uint64_t done, total;    /* progress */
+    uint64_t logged;         /* bytes of the target's memory in the log */
+    struct hotpatch_entry_ *log; /* the newest entry */
+    struct hotpatch_block_ *block; /* the memory that the log is in */
+    struct hotpatch_shadows_ *shadows;
+};
+
+#define HOTPATCH_SHARED_ __attribute__((weak, visibility("hidden")))
+HOTPATCH_SHARED_ struct hotpatch_runtime __hotpatch_runtime;
+
+/* Imports that may be missing; their own names might be declared otherwise, or be macros. */
+extern void *hotpatch_calloc_(size_t, size_t) __asm__("calloc") __attribute__((weak));
+extern void hotpatch_release_(void *) __asm__("free") __attribute__((weak));
+extern int hotpatch_format_(char *, size_t, const char *, va_list) __asm__("vsnprintf")
+    __attribute__((weak));
+
+/* ---- Failing, and telling the operator ------------------------------------------------------- */
+
+static inline void hotpatch_append_(const char *text, size_t size)
+{
+    struct hotpatch_runtime *runtime = &__hotpatch_runtime;
+    size_t room = runtime->messages_room - runtime->messages_size;
+    for (size_t i = 0; i < size && i + 1 < room; i++)
+        runtime->messages[runtime->messages_size++] = text[i];
+}
+
+static inline size_t hotpatch_length_(const char *text)
+{
+    size_t length = 0;
+    while (text[length])
+        length++;
+    return length;
+}
+
+/* Tell the operator something, as printf(3) would. Each message is a line. */
+__attribute__((format(printf, 1, 2))) static inline void hotpatch_say(const char *format, ...)
+{
+    char line[512];
+    va_list arguments;
+    va_start(arguments, format);
+    if (hotpatch_format_ && hotpatch_format_(line, sizeof line, format, arguments) >= 0)
+        hotpatch_append_(line, hotpatch_length_(line));
+    else
+        hotpatch_append_(format, hotpatch_length_(format));
+    va_end(arguments);
+    hotpatch_append_("\n", 1);
+}
+
+/* End the transfer, from wherever it is, and roll back; `reason` is told to the operator. */
+__attribute__((noreturn)) static inline void hotpatch_fail(const char *reason)
+{
+    hotpatch_append_(reason, hotpatch_length_(reason));
+    hotpatch_append_("\n", 1);
+    __hotpatch_runtime.fail();
+    __builtin_unreachable();
+}
+
+/* How far a long transfer is: shown to the operator while it runs. */
+static inline void hotpatch_progress(uint64_t done, uint64_t total)
+{
+    volatile struct hotpatch_runtime *runtime = &__hotpatch_runtime;
+    runtime->done = done;
+    runtime->total = total;
+}
+
+/* ---- The undo log ---------------------------------------------------------------------------- */
+
+enum hotpatch_kind_ {
+    HOTPATCH_BYTES_, /* were at `address`, and follow the entry */
+    HOTPATCH_NEW_,   /* `address` is to be freed if the transfer fails */
+    HOTPATCH_OLD_,   /* `address` is to be freed if it succeeds */
+};
+
+struct hotpatch_entry_ {
+    struct hotpatch_entry_ *before;
+    void *address;
+    uint64_t size;
+    uint64_t kind;
+};
+
+struct hotpatch_block_ {
+    struct hotpatch_block_ *before;
+    uint64_t size;
+    uint64_t used;
+};
+
+static inline long hotpatch_syscall_(long number, long one, long two, long three, long four)
+{
+    register long r10 __asm__("r10") = four;
+    register long r8 __asm__("r8") = -1;
+    register long r9 __asm__("r9") = 0;
+    long result;
+    __asm__ volatile("syscall"
+                     : "=a"(result)
+                     : "a"(number), "D"(one), "S"(two), "d"(three), "r"(r10), "r"(r8), "r"(r9)
+                     : "rcx", "r11", "memory");
+    return result;
+}
+
+/* Return fresh, zeroed memory of whole pages, or null. */
+static inline void *hotpatch_map_(size_t size)
+{
+    long address = hotpatch_syscall_(9, 0, (long)size, 3, 0x22); /* mmap: private, anonymous */
+    return address < 0 && address > -4096 ? (void *)0 : (void *)(uintptr_t)address;
+}
+
+static inline void hotpatch_unmap_(void *address, size_t size)
+{
+    hotpatch_syscall_(11, (long)address, (long)size, 0, 0);
+}
+
+/* Room for an entry that is not in the log yet. */
+static inline struct hotpatch_entry_ *hotpatch_entry_for_(size_t size)
+{
+    struct hotpatch_runtime *runtime = &__hotpatch_runtime;
+    struct hotpatch_block_ *block = runtime->block;
+    size_t needed = sizeof(struct hotpatch_entry_) + ((size + 7) & ~(size_t)7);
+    if (!block || block->size - block->used < needed) {
+        size_t wanted = block && block->size < (64u << 20) ? 2 * block->size : 1u << 20;
+        if (block && block->size >= (64u << 20))
+            wanted = 64u << 20;
+        if (wanted < needed + sizeof *block)
+            wanted = (needed + sizeof *block + 4095) & ~(size_t)4095;
+        struct hotpatch_block_ *next = (struct hotpatch_block_ *)hotpatch_map_(wanted);
+        if (!next)
+            hotpatch_fail("there is no memory for the log of what a transfer changes");
+        next->before = block;
+        next->size = wanted;
+        next->used = sizeof *next;
+        runtime->block = block = next;
+    }
+    struct hotpatch_entry_ *entry = (struct hotpatch_entry_ *)((char *)block + block->used);
+    block->used += needed;
+    return entry;
+}
+
+/* From here on the entry will be undone. */
+static inline void hotpatch_log_(struct hotpatch_entry_ *entry, const volatile void *address,
+                                 size_t size, enum hotpatch_kind_ kind)
+{
+    struct hotpatch_runtime *runtime = &__hotpatch_runtime;
+    entry->before = runtime->log;
+    entry->address = (void *)(uintptr_t)address;
+    entry->size = size;
+    entry->kind = kind;
+    if (kind == HOTPATCH_BYTES_)
+        runtime->logged += size;
+    __asm__ volatile("" ::: "memory"); /* it is whole before it is in the log */
+    runtime->log = entry;
+    __asm__ volatile("" ::: "memory"); /* and in the log before anything is changed */
+}
+
+/* Note what `size` bytes at `address` are now; then they may be changed in any way. */
+static inline void hotpatch_save(const volatile void *address, size_t size)
+{
+    struct hotpatch_entry_ *entry = hotpatch_entry_for_(size);
+    __builtin_memcpy(entry + 1, (const void *)(uintptr_t)address, size);
+    hotpatch_log_(entry, address, size, HOTPATCH_BYTES_);
+}
+
+/* Change `size` bytes at `to` to those at `from`. */
+static inline void hotpatch_write(volatile void *to, const void *from, size_t size)
+{
+    hotpatch_save(to, size);
+    __builtin_memcpy((void *)(uintptr_t)to, from, size);
+}
+
+/* Change a variable, a member, an element: anything that has an address. */
+#define hotpatch_set(variable, value)                                                              \
+    do {                                                                                           \
+        hotpatch_save(&(variable), sizeof(variable));                                              \
+        (variable) = (value);                                                                      \
+    } while (0)
+
+/* ---- Memory ---------------------------------------------------------------------------------- */
+
+/*
+ * Zeroed memory from the program's own allocator, which the program may free. It is freed again if
+ * the transfer fails. Does not return null.
+ */
+static inline void *hotpatch_alloc(size_t size)
+{
+    struct hotpatch_entry_ *entry = hotpatch_entry_for_(0);
+    void *memory = hotpatch_calloc_ ? hotpatch_calloc_(1, size ? size : 1) : (void *)0;
+    if (!memory)
+        hotpatch_fail(hotpatch_calloc_ ? "there is no memory for a transfer"
+                                       : "the target has no calloc for hotpatch_alloc");
+    hotpatch_log_(entry, memory, size, HOTPATCH_NEW_);
+    return memory;
+}
+
+/* Free what the program had allocated, once the transfer has succeeded. */
+static inline void hotpatch_free(void *memory)
+{
+    if (memory)
+        hotpatch_log_(hotpatch_entry_for_(0), memory, 0, HOTPATCH_OLD_);
+}
+
+static inline void hotpatch_free_logged_(struct hotpatch_entry_ *entry, uint64_t kind)
+{
+    for (; entry; entry = entry->before)
+        if (entry->kind == kind && hotpatch_release_)
+            hotpatch_release_(entry->address);
+}
+
+static inline void hotpatch_forget_log_(void)
+{
+    struct hotpatch_runtime *runtime = &__hotpatch_runtime;
+    struct hotpatch_block_ *block = runtime->block;
+    runtime->log = (struct hotpatch_entry_ *)0;
+    runtime->block = (struct hotpatch_block_ *)0;
+    while (block) {
+        struct hotpatch_block_ *before = block->before;
+        hotpatch_unmap_(block, block->size);
+        block = before;
+    }
+}
+
+/* Called by hotpatch: put everything back; then free what is no longer needed. */
+static inline void hotpatch_rollback_(void)
+{
+    for (struct hotpatch_entry_ *entry = __hotpatch_runtime.log; entry; entry = entry->before)
+        if (entry->kind == HOTPATCH_BYTES_)
+            __builtin_memcpy(entry->address, entry + 1, entry->size);
+    hotpatch_free_logged_(__hotpatch_runtime.log, HOTPATCH_NEW_);
+    hotpatch_forget_log_();
+}
+
+/* Called by hotpatch when the patch is in force. */
+static inline void hotpatch_settle_(void)
+{
+    hotpatch_free_logged_(__hotpatch_runtime.log, HOTPATCH_OLD_);
+    hotpatch_forget_log_();
+}
+
+/* ---- Going through arrays and lists ---------------------------------------------------------- */
+
+/* For `index` from 0 to `count` - 1, with progress. */
+#define hotpatch_each(index, count)                                                                \
+    for (size_t index = 0, hotpatch_count_ = (size_t)(count);                                      \
+         hotpatch_progress(index, hotpatch_count_), index < hotpatch_count_; index++)
+
+/* For each node of a list that ends with null; the node may be changed or replaced meanwhile. */
+#define hotpatch_each_in_list(node, head, next)                                                    \
+    for (__typeof__(head) node = (head), hotpatch_next_;                                           \
+         node && ((hotpatch_next_ = node->next), 1); node = hotpatch_next_)
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
