@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from hotpatch.cli import arguments as options
-from hotpatch.cli.arguments import Arguments, Option
+from hotpatch.cli.arguments import Arguments, Option, Usage
 from hotpatch.cli.output import Output
 from hotpatch.cli.report import plan_fields, plan_text, result_text
 from hotpatch.cli.targets import choose
@@ -21,6 +21,8 @@ OPTIONS = (
     options.TIMEOUT,
     options.MAX_PAUSE,
     options.TRANSFER_TIMEOUT,
+    options.REHEARSE,
+    options.NO_REHEARSE,
     options.REPLACE,
     options.UPDATE_POINT,
     options.DRY_RUN,
@@ -36,6 +38,13 @@ OPTIONS = (
 
 def run(arguments: Arguments, output: Output) -> int:
     """Apply the patch, or only say what that would do."""
+    if arguments.rehearse and arguments.no_rehearse:
+        raise Usage("--rehearse and --no-rehearse exclude each other", "leave one of them")
+    if arguments.rehearse and arguments.dry_run:
+        raise Usage(
+            "--rehearse puts the patch into the target, and --dry-run leaves that untouched",
+            "leave one of them",
+        )
     chosen = choose(arguments, 1, 1, "name a process and a patch: hotpatch apply PID PATCH.so")
     return update(chosen, Apply(chosen.operands[0], arguments), output)
 
@@ -66,6 +75,7 @@ class Apply:
             given.force,
             given.update_point,
             given.transfer_timeout,
+            not given.no_rehearse,
         )
         details = plan_text(plan, True) + "\n" if plan else ""
         return Done(result.fields(), details + result_text(result, given.verbose), result.warnings)

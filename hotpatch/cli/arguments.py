@@ -51,6 +51,8 @@ class Arguments:
         self.timeout = 10.0
         self.max_pause: float | None = None
         self.transfer_timeout = 5.0
+        self.rehearse = False
+        self.no_rehearse = False
         self.replace: list[str] = []
         self.update_point: list[str] = []
         self.exe: str | None = None
@@ -114,6 +116,10 @@ TRANSFER_TIMEOUT = Option(
     "SECONDS",
     seconds,
 )
+REHEARSE = Option(
+    ("--rehearse",), "try its checks and transfers out in a replica before (the default)"
+)
+NO_REHEARSE = Option(("--no-rehearse",), "do not")
 REPLACE = Option(
     ("--replace",),
     "what a shared object without a manifest replaces; repeatable",

@@ -22,6 +22,7 @@ _ERASE = "\r\x1b[K"
 _PHASES = {
     "stage": "waiting to put the patch into the target",
     "arm": "waiting to redirect entries",
+    "rehearse": "waiting for quiescence, to rehearse",
     "commit": "waiting for quiescence",
     "transfer": "carrying state over",
     "disarm": "waiting to restore entries",

@@ -22,6 +22,12 @@ def result_text(result: Result, verbose: bool) -> str:
     ]
     lines += table([(f"  {f.name}", f"{f.old} -> {f.new}", f.module) for f in result.functions])
     lines += [f"  the patch says: {message}" for message in result.messages]
+    if result.rehearsal:
+        took = result.rehearsal
+        lines.append(
+            f"  rehearsed in {milliseconds(took.us)}, {took.logged} bytes changed, "
+            f"{took.private_kib} KiB of memory for it"
+        )
     if verbose:
         lines += [f"  stop to {stop.phase}: {milliseconds(stop.us)}" for stop in result.stops]
     lines.append(

@@ -361,7 +361,7 @@ def child(pid: int, inner: int) -> Child | None:
     others = (int(name) for name in os.listdir("/proc") if name.isdigit())  # noqa: PTH208
     for candidate in chain((inner,), others):
         found = _child(candidate, pid)
-        if found is not None and _innermost_pid(candidate) == inner:
+        if found is not None and innermost_pid(candidate) == inner:
             return found
     return None
 
@@ -378,7 +378,8 @@ def _child(pid: int, parent: int) -> Child | None:
     return Child(pid, fields[0].decode(), int(fields[35]), int(fields[19]))
 
 
-def _innermost_pid(pid: int) -> int:
+def innermost_pid(pid: int) -> int:
+    """Return the pid of a process where it lives, 0 if it is gone."""
     try:
         return int(status(pid).get("NSpid", str(pid)).split()[-1])
     except Gone:
@@ -401,3 +402,9 @@ def _monotonic_offset_ns(pid: str) -> int:
         if clock == b"monotonic":
             return int(seconds) * 1_000_000_000 + int(nanoseconds)
     return 0
+
+
+def private_kib(pid: int) -> int:
+    """Return how much memory a process shares with nobody, in KiB; raises OSError."""
+    fields = (line.split() for line in read(f"/proc/{pid}/smaps_rollup").splitlines()[1:])
+    return sum(int(f[1]) for f in fields if f[0] in (b"Private_Clean:", b"Private_Dirty:"))

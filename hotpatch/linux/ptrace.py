@@ -29,7 +29,10 @@ SETSIGMASK = 0x420B
 SECCOMP_GET_FILTER = 0x420C
 GET_RSEQ_CONFIGURATION = 0x420F
 
+SETOPTIONS = 0x4200
+
 O_TRACESYSGOOD = 1
+O_EXITKILL = 1 << 20  # for replicas only: it would end the target with us
 O_SUSPEND_SECCOMP = 1 << 21
 EVENT_STOP = 128
 WALL = 0x40000000
@@ -97,6 +100,11 @@ def request(number: int, tid: int, address: int | None = None, data: object = No
 def seize(tid: int, options: int = O_TRACESYSGOOD) -> None:
     """Become the tracer of a thread, without stopping it."""
     request(SEIZE, tid, None, options)
+
+
+def set_options(tid: int, options: int) -> None:
+    """Set the options of a stopped tracee."""
+    request(SETOPTIONS, tid, None, options)
 
 
 def get_registers(tid: int, into: Registers) -> None:

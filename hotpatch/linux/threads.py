@@ -62,6 +62,13 @@ class Thread:
         self.schedstat = memoryview(b"")
         self._registers: Registers | None = None
 
+    @classmethod
+    def stopped(cls, tid: int, registers: Registers) -> Thread:
+        """Return one that stopped by itself, with these registers."""
+        thread = cls(tid)
+        thread._registers = registers
+        return thread
+
     @property
     def registers(self) -> Registers:
         """Return the registers of its stop; what is changed in them is changed here only."""

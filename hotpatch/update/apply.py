@@ -33,6 +33,10 @@ def apply(process: Process, patch: PatchFile, options: Options, force: bool = Fa
         session.warnings += plan.warnings
         try:
             arm(session, plan.functions)
+            if plan.steps and options.rehearse:
+                from hotpatch.update.rehearsal import rehearse  # noqa: PLC0415 - seldom needed
+
+                session.rehearsal = rehearse(session, plan, patch.elf)
             commit(session, plan, patch.elf)
         except BaseException:
             _take_back(process, plan, options)

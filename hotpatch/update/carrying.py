@@ -76,6 +76,7 @@ def carrying(
         roll_back=labels["roll_back"],
         leave=labels["leave"],
         parking=labels["parking"],
+        fails=labels["fails"],
         state=image.bias + runtime.state,
         rollback=image.bias + runtime.rollback,
         settle=image.bias + runtime.settle,

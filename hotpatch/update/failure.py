@@ -31,6 +31,8 @@ class Image(NamedTuple):
     bias: int
     start: int
     end: int
+    prefix: str = ""
+    """What messages begin with."""
 
 
 @contextlib.contextmanager
@@ -49,13 +51,13 @@ def rolled_back(session: Session, failed: Failed, image: Image) -> HotpatchError
     what = _what(failed) + (f" at {frames[0]}" if frames else "")
     if outcome.status == job.NOT_ROLLED_BACK:
         return HotpatchError(
-            f"{failed.step} failed, and so did its rollback",
+            f"{image.prefix}{failed.step} failed, and so did its rollback",
             "the state of the target is unknown; restart it",
             frames=frames,
             messages=failed.messages,
         )
     return RolledBack(
-        f"{failed.step} {what}",
+        f"{image.prefix}{failed.step} {what}",
         "the target has its old code and state; mend the patch",
         function=failed.step.name,
         frames=frames,

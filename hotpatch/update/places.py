@@ -82,7 +82,8 @@ def _shape(patch: PatchFile, groups: list[list[Site]], group: list[Site]) -> Pla
 
 _STAGE_ROOM = 512  # trampolines/x86_64/stage.S and the name that it uses
 CALL_ROOM = 256  # trampolines/x86_64/call.S
-_TRANSFER_ROOM = 1280  # trampolines/x86_64/transfer.S and parking.S
+SCRATCH_OFFSET = CALL_ROOM + 1280  # behind trampolines/x86_64/transfer.S and parking.S
+_TRANSFER_ROOM = SCRATCH_OFFSET - CALL_ROOM + 256  # with room for snapshot.S
 
 
 def _header_room(patch: PatchFile, groups: list[list[Site]]) -> int:

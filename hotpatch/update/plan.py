@@ -23,7 +23,7 @@ from hotpatch.quiescence.ranges import Range
 from hotpatch.redirect.gate import GateCode, build_gates, doors_size
 from hotpatch.update.carrying import carrying, steps_of
 from hotpatch.update.neighbours import Neighbours
-from hotpatch.update.places import CALL_ROOM, Place, find_places
+from hotpatch.update.places import CALL_ROOM, SCRATCH_OFFSET, Place, find_places
 from hotpatch.update.programs import program
 from hotpatch.update.result import Step
 from hotpatch.update.sites import Site, find_sites, group_sites
@@ -59,7 +59,9 @@ class Plan(NamedTuple):
     active: tuple[Range, ...]
     calls: tuple[Call, ...]
     steps: tuple[Step, ...]
+    reverse: tuple[Step, ...]
     bias: int
+    scratch: int
     record: ledger.Record
     warnings: tuple[str, ...]
     replace: tuple[str, ...]
@@ -124,7 +126,9 @@ def make_plan(
         _active(groups, functions),
         image.calls,
         steps_of(patch, bias, reverse=False),
+        steps_of(patch, bias, reverse=True),
         bias,
+        main.call + SCRATCH_OFFSET,
         record,
         (*image.warnings, *neighbours.warnings),
         replace,

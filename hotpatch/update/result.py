@@ -45,6 +45,7 @@ class Result(NamedTuple):
     stops: tuple[StopTime, ...]
     elapsed_ms: int
     warnings: tuple[str, ...]
+    rehearsal: Rehearsal | None
     messages: tuple[str, ...]
     """What the patch has to say to the operator, a line each."""
 
@@ -56,8 +57,23 @@ class Result(NamedTuple):
             "functions": [function._asdict() for function in self.functions],
             "stops": [stop._asdict() for stop in self.stops],
             "warnings": list(self.warnings),
+            "rehearsal": self.rehearsal and self.rehearsal._asdict(),
             "messages": list(self.messages),
         }
+
+
+class Rehearsal(NamedTuple):
+    """What the checks and transfers took in a replica of the target.
+
+    `us` is their time, `logged` how many bytes they changed by way of the log, `private_kib` the
+    memory that the replica had of its own in the end, in KiB, and `stall_us` the longest time for
+    which a thread of the target was held for it.
+    """
+
+    us: int
+    logged: int
+    private_kib: int
+    stall_us: int
 
 
 class Step(NamedTuple):
@@ -79,9 +95,9 @@ class Step(NamedTuple):
 class Progress(NamedTuple):
     """What an update is doing: reported while it waits.
 
-    `phase` is one of "stage", "arm", "commit", "transfer", "disarm", "unmap"; `blockers` are the
-    functions that were active at the last try. In the phase "transfer" the target stands still;
-    `done` of `total` is what the patch says, 0 of 0 if it doesn't.
+    `phase` is one of "stage", "arm", "rehearse", "commit", "transfer", "disarm", "unmap";
+    `blockers` are the functions that were active at the last try. In the phase "transfer" the
+    target stands still; `done` of `total` is what the patch says, 0 of 0 if it doesn't.
     """
 
     phase: str

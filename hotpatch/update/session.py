@@ -23,6 +23,7 @@ from hotpatch.update.result import (
     FunctionChange,
     PatchName,
     Progress,
+    Rehearsal,
     Result,
     StopTime,
 )
@@ -41,13 +42,15 @@ _LONGEST_S, _LONGEST_NAP_S = 2.0, 0.1
 class Options(NamedTuple):
     """Limits of an update: seconds to wait for quiescence, ms to hold the target at most.
 
-    `transfer_timeout` is how many seconds checks and transfers may take together.
+    `transfer_timeout` is how many seconds checks and transfers may take together, and `rehearse`
+    whether they are tried out in a replica before.
     """
 
     timeout: float = 10.0
     max_pause_ms: float | None = None
     on_progress: Callable[[Progress], None] | None = None
     transfer_timeout: float = TRANSFER_TIMEOUT
+    rehearse: bool = True
 
 
 class Session:
@@ -58,6 +61,7 @@ class Session:
         self.process = process
         self.options = options
         self.warnings: list[str] = []
+        self.rehearsal: Rehearsal | None = None
         self.messages: tuple[str, ...] = ()  # of the patch, for the operator
         self.attempts = 0
         self.threads = 0
@@ -140,6 +144,10 @@ class Session:
                 self.note_stop(phase, hold.held_ns // 1000)
                 if not self._uncounted_since_ns:
                     self._held_ns += hold.held_ns
+
+    def longest_stop_us(self, phase: str) -> int:
+        """Return the longest time for which threads were held in a phase so far, in µs."""
+        return max((stop.us for stop in self._stops if stop.phase == phase), default=0)
 
     def note_stop(self, phase: str, us: int) -> None:
         """Put it on the account that threads were held for up to `us` µs."""
@@ -236,6 +244,7 @@ class Session:
             tuple(self._stops),
             int((time.monotonic() - self._began) * 1000),
             (*self.warnings, *self.coroutines.caveats()),
+            self.rehearsal,
             self.messages,
         )
 

@@ -51,7 +51,7 @@ _WAIT_OPTIONS = _WCLONE | os.WNOHANG
 _BORN_WITHIN_S = 10
 _NAP_S, _NAPS = 0.002, 100
 REAP = (seccomp.Call(syscalls.WAIT4, (1, 0, _WAIT_OPTIONS, 0)),)
-_TAKE = (
+TAKE = (
     *REAP,
     seccomp.Call(syscalls.RT_SIGACTION, (1, 0, 4096, 8)),
     seccomp.Call(syscalls.MPROTECT, (0, 4096, 3)),
@@ -105,7 +105,7 @@ def take(session: Session, at: Site, survey: Survey, pointers: Ranges, hold: Hol
     if references.in_vectors(threads, pointers):
         raise NotNow("a vector register points into it")
     try:
-        thread = suitable(session, hold, session.stacks, calls=_TAKE)
+        thread = suitable(session, hold, session.stacks, calls=TAKE)
     except Denied as denied:
         return denied.reason
     if thread is None:
@@ -113,12 +113,20 @@ def take(session: Session, at: Site, survey: Survey, pointers: Ranges, hold: Hol
     apart = Buffer(sum(size for _, size in survey.pieces_apart), pointers.lane)
     process.memory.copy(survey.pieces_apart, apart)
     space = procfs.address_space(process.pid)
+    made = clone(session, at, thread)
+    return made if isinstance(made, str) else Taken(threads, apart, made, space)
+
+
+def clone(session: Session, at: Site, thread: Thread) -> int | str:
+    """Have a held thread make the child, which is then stopped and named by the header.
+
+    Return where it has the actions of signals; or why the target can't make one.
+    """
+    process = session.process
     with Borrowed(thread, process.memory, process.gadgets) as borrowed:
         actions = borrowed.way_home - _BELOW_FRAME
         failed = _clone(session, at, borrowed, actions)
-    if failed:
-        return f"the target can't make a child to be searched ({os.strerror(-failed)})"
-    return Taken(threads, apart, actions, space)
+    return f"the target can't make a child ({os.strerror(-failed)})" if failed else actions
 
 
 def _clone(session: Session, at: Site, borrowed: Borrowed, actions: int) -> int:
@@ -161,6 +169,14 @@ def let_end(session: Session, header: int) -> None:
         child = _child(session, header)
         if child is not None:
             end(child.pid)
+
+
+def child_pid(session: Session, header: int) -> int:
+    """Return the pid of the child that a header names; raises Lost."""
+    child = _child(session, header)
+    if child is None:
+        raise Lost
+    return child.pid
 
 
 def _child(session: Session, header: int) -> procfs.Child | None:
@@ -221,7 +237,7 @@ def reap(session: Session, header: int, borrowed: Borrowed) -> bool:
     return True
 
 
-def reap_leftover(session: Session, header: int) -> bool:
+def reap_leftover(session: Session, header: int, phase: str = "unmap") -> bool:
     """Reap the child that an earlier snapshot left, if it did; return False if it still lives.
 
     It may be one of ours, which was too slow to end: its parent can't reap it before its tracer.
@@ -233,6 +249,6 @@ def reap_leftover(session: Session, header: int) -> bool:
             return True
         end(child.pid)
         if procfs.state(child.pid, child.pid) in "ZX":
-            return with_borrowed(session, "unmap", partial(reap, session, header), REAP)
+            return with_borrowed(session, phase, partial(reap, session, header), REAP)
         time.sleep(_NAP_S)
     return not has_child(session, header)

@@ -86,19 +86,20 @@ class Target:
         force: bool = False,
         update_points: Sequence[str] = (),
         transfer_timeout: float = TRANSFER_TIMEOUT,
+        rehearse: bool = True,
     ) -> Result:
         """Apply a patch, given as a plan or a path; return what was done, read back.
 
         `timeout` is the seconds to wait for quiescence, `max_pause_ms` the longest that the target
         may be held, `on_progress` is called between tries, `transfer_timeout` is how many seconds
-        the checks and transfers of the patch may take together. A plan whose patch file has
-        changed since is Refused.
+        the checks and transfers of the patch may take together; with `rehearse` they are tried out
+        in a replica of the target before. A plan whose patch file has changed since is Refused.
         """
         from hotpatch.patch.file import PatchFile  # noqa: PLC0415
         from hotpatch.update import apply as applying  # noqa: PLC0415
         from hotpatch.update.session import Options  # noqa: PLC0415
 
-        options = Options(timeout, max_pause_ms, on_progress, transfer_timeout)
+        options = Options(timeout, max_pause_ms, on_progress, transfer_timeout, rehearse)
         self._process.refresh()
         if isinstance(plan, str | os.PathLike):
             patch = PatchFile.open(os.fspath(plan), replace, update_points)
@@ -171,6 +172,7 @@ def apply(
     force: bool = False,
     update_points: Sequence[str] = (),
     transfer_timeout: float = TRANSFER_TIMEOUT,
+    rehearse: bool = True,
 ) -> Result:
     """Apply the patch at `path` to process `pid`; see Target.apply."""
     with Target(pid) as target:
@@ -183,6 +185,7 @@ def apply(
             force,
             update_points,
             transfer_timeout,
+            rehearse,
         )
 
 

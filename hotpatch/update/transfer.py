@@ -23,6 +23,7 @@ from hotpatch.arch import syscalls
 from hotpatch.arch.registers import Registers
 from hotpatch.errors import Busy, HotpatchError
 from hotpatch.linux import procfs, ptrace, seccomp
+from hotpatch.linux.memory import Memory
 from hotpatch.linux.parking import Parking, Unparkable
 from hotpatch.linux.remote import Borrowed, Overdue, Program
 from hotpatch.linux.threads import Hold
@@ -35,7 +36,7 @@ from hotpatch.update.result import Progress, Step
 from hotpatch.update.session import Session
 
 _LOCKED_NS = 20_000_000  # how long a function may sleep on a futex
-_GRACE_NS = 3 * job.SETTLING_NS  # for what the program does by itself when its time is over
+GRACE_NS = 3 * job.SETTLING_NS  # for what the program does by itself when its time is over
 _REPORT_NS = 100_000_000
 _STACK_COPY = 64 << 10
 _MASK_CALL = (2, 4096, 0, 8)
@@ -109,7 +110,7 @@ def carry_over(
     job.set_up(process.memory, record, [step.address for step in steps], switch, limit_ns)
     others = [other for other in hold.threads.values() if other is not thread]
     parking = Parking(others, process.memory, code.parking)
-    watcher = _Watcher(session, record)
+    watcher = Attendant(session, record, process.memory)
     with Borrowed(thread, process.memory, process.gadgets) as borrowed:
         try:
             parking.enter()
@@ -119,7 +120,7 @@ def carry_over(
             borrowed.run_watched(
                 Program(code.start, code.asleep, uses_fpu=True),
                 record.stack + ledger.STACK_SIZE,
-                limit_ns + _GRACE_NS,
+                limit_ns + GRACE_NS,
                 watcher,
                 lambda: job.begin(process.memory, record.stack),
                 rbx=record.stack,
@@ -146,7 +147,7 @@ def _judge(
     session: Session,
     record: ledger.Record,
     steps: Sequence[Step],
-    watcher: _Watcher,
+    watcher: Attendant,
     limit_ns: int,
     pressed: bool,
 ) -> None:
@@ -179,15 +180,20 @@ def _stuck(overdue: Overdue) -> HotpatchError:
     )
 
 
-class _Watcher:
+class Attendant:
     """Watches the program at work; see `linux.remote.Watcher`."""
 
-    def __init__(self, session: Session, record: ledger.Record) -> None:
+    def __init__(
+        self, session: Session, record: ledger.Record, memory: Memory, phase: str = "transfer"
+    ) -> None:
+        """Prepare to watch a patch's functions in a process with this memory."""
         assert record.transfer is not None
         self.every_call = record.transfer.calls_out
+        self._phase = phase
         self.fault_seen: Fault | None = None
+        """The first fault of a function."""
         self._session = session
-        self._memory = session.process.memory
+        self._memory = memory
         self._record = record
         self._code = record.transfer
         self._asleep: tuple[procfs.Sleep, int] | None = None
@@ -248,7 +254,7 @@ class _Watcher:
             done, total, _ = job.progress(self._memory, self._record)
             elapsed = time.monotonic() - self._began
             timeout = self._session.options.transfer_timeout
-            report(Progress("transfer", self._session.attempts, elapsed, timeout, (), done, total))
+            report(Progress(self._phase, self._session.attempts, elapsed, timeout, (), done, total))
 
 
 _SI_TKILL = -6

@@ -8,7 +8,7 @@
  *   hold      the thread that serves commands takes the lock;  release   and lets go of it
  *   fail N    what a patch may look at to know when to fail
  *
- * {"size":24,"limit":100,"broken":0,"tids":[...],"progress":[...],"answers":[...],"answer":1}
+ * {"size":24,"limit":100,"broken":0,"shared":0,"tids":[...],"progress":[...],"answers":[...],"answer":1}
  * size: of an entry.
  */
 #define _GNU_SOURCE
@@ -18,6 +18,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #define MOST 64
@@ -28,6 +29,7 @@ static volatile int limit = 100;
 pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct worker workers[MOST];
 volatile long fail_at = -1;
+long *shared; /* memory that a child would share */
 static int count = 4;
 static bool calling;
 static atomic_long broken;
@@ -88,7 +90,8 @@ static void fill(long wanted)
 
 static void report(FILE *out)
 {
-    fprintf(out, "\"size\":%d,\"limit\":%d,\"broken\":%ld,", entry_size(), limit, (long)broken);
+    fprintf(out, "\"size\":%d,\"limit\":%d,\"broken\":%ld,\"shared\":%ld,", entry_size(), limit,
+            (long)broken, *shared);
     report_workers(out, workers, count);
 }
 
@@ -108,6 +111,8 @@ static bool command(const char *line, FILE *out)
 
 int main(int argc, char **argv)
 {
+    shared = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    require(shared != MAP_FAILED, "mmap");
     fill(argc > 1 ? atol(argv[1]) : 1000);
     count = argc > 2 ? atoi(argv[2]) : count;
     require(count <= MOST, "that many threads");

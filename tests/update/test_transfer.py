@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -18,6 +18,7 @@ from tests.update.cycles import PAIRS, pairs
 from tests.update.frozen import unchanged
 from tests.update.judging import expect_answer, refused, regions, untouched
 
+# These are about the commit itself: what a rehearsal finds never gets there.
 STATE = f'#include "{ROOT}/tests/programs/patches/state.c"\n'
 OLD, NEW = {"size": 24, "limit": 100, "broken": 0}, {"size": 32, "limit": 200, "broken": 0}
 
@@ -32,7 +33,7 @@ def expect(program: Program, *allowed: dict[str, int]) -> dict[str, int]:
 
 
 @pytest.fixture
-def state() -> Program:
+def state() -> Iterator[Program]:
     with running("state") as program:
         yield program
 
@@ -91,7 +92,7 @@ def test_one_that_fails(name: str, state: Program, compile_shared: CompileShared
     path = compile_shared(STATE, "-O2", "-g", f"-D{define}")
     for _ in range(2):
         with untouched(state), refused(words, error=hotpatch.RolledBack) as caught:
-            hotpatch.apply(state.pid, path, transfer_timeout=0.5)
+            hotpatch.apply(state.pid, path, transfer_timeout=0.5, rehearse=False)
         expect(state, OLD)
     if "SIG" in words:
         assert any("at state.c:81" in frame for frame in caught.value.frames)
@@ -103,7 +104,7 @@ def test_one_that_fails(name: str, state: Program, compile_shared: CompileShared
 def test_a_reverse_that_fails(name: str, state: Program, compile_shared: CompileShared) -> None:
     define, words = FAILURES[name]
     path = compile_shared(STATE, "-O2", "-g", f"-D{define.replace('AFTER', 'BACK')}")
-    hotpatch.apply(state.pid, path)
+    hotpatch.apply(state.pid, path, rehearse=False)
     words = words.replace("transfer grow (state.c:87)", "reverse shrink").replace(" at grow+", "")
     for _ in range(2):
         with refused(words, error=hotpatch.RolledBack):
@@ -154,7 +155,7 @@ def test_every_byte_is_put_back_wherever_it_fails(compile_shared: CompileShared)
                 unchanged(program),
                 refused(f"returned {1 if write < 32 else 2}", error=hotpatch.RolledBack),
             ):
-                hotpatch.apply(program.pid, path)
+                hotpatch.apply(program.pid, path, rehearse=False)
             expect(program, OLD)
 
 
@@ -169,11 +170,11 @@ def test_a_lock_that_a_held_thread_has(compile_shared: CompileShared) -> None:
             untouched(program),
             refused("waits for a lock that a held thread has", error=hotpatch.Busy),
         ):
-            hotpatch.apply(program.pid, path, timeout=0.3)
+            hotpatch.apply(program.pid, path, timeout=0.3, rehearse=False)
         expect(program, OLD)
         later = threading.Timer(0.5, lambda: program.ask("release"))
         later.start()
-        result = hotpatch.apply(program.pid, path, timeout=60)
+        result = hotpatch.apply(program.pid, path, timeout=60, rehearse=False)
         later.join()
         assert result.attempts > 1
         expect(program, NEW)
@@ -185,7 +186,7 @@ def test_threads_that_are_always_in_malloc_or_a_lock(compile_shared: CompileShar
     path = compile_shared(source, "-O2", f"-D{take}")
     with running("state", "100", "4", "calling") as program:
         for _ in range(max(5, PAIRS // 10)):
-            hotpatch.apply(program.pid, path, timeout=60)
+            hotpatch.apply(program.pid, path, timeout=60, rehearse=False)
             expect(program, NEW)
             hotpatch.revert(program.pid, timeout=60)
             expect(program, OLD)
@@ -270,7 +271,9 @@ def test_the_patcher_dies_while_it_runs(
     define, outcome = DEATHS[name]
     path = compile_shared(STATE, "-O2", "-g", f"-D{define}")
     die_in_a_transfer(
-        lambda report: hotpatch.apply(state.pid, path, on_progress=report, transfer_timeout=2)
+        lambda report: hotpatch.apply(
+            state.pid, path, on_progress=report, transfer_timeout=2, rehearse=False
+        )
     )
     others = hotpatch.apply(state.pid, patch("answer_2"), timeout=30)
     expect(state, outcome)
@@ -294,7 +297,7 @@ def test_the_patcher_dies_while_a_reverse_runs(
 def test_too_long_for_the_pause(state: Program, compile_shared: CompileShared) -> None:
     path = compile_shared(STATE, "-O2", f"-DAFTER={WAIT}")
     with untouched(state), refused("--max-pause", error=hotpatch.Busy):
-        hotpatch.apply(state.pid, path, max_pause_ms=100)
+        hotpatch.apply(state.pid, path, max_pause_ms=100, rehearse=False)
     expect(state, OLD)
 
 

@@ -275,6 +275,9 @@ mask:
         mov     eax, 14
         syscall
         ret
+fails:                                  /* a function that does */
+        mov     eax, 1
+        ret
 restorer:
         mov     eax, 15                 /* rt_sigreturn() */
         syscall
