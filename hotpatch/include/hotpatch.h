@@ -44,6 +44,18 @@
                      HOTPATCH_ADDRESS_(replacement))
 
 /*
+ * The function `f` of this file takes the place of the target's `f`, but has other parameters, or
+ * another result. What is in this file calls it as it is now; code of the target, which knows the
+ * old one, gets to `adapter`, which has the type of the old one and calls the new one.
+ */
+#define HOTPATCH_ADAPT(f, adapter)                                                                 \
+    HOTPATCH_RECORD_(adapt_##adapter, HOTPATCH_KIND_ADAPT, #f "=" #adapter, 0,                     \
+                     HOTPATCH_ADDRESS_(adapter))
+#define HOTPATCH_ADAPT_STATIC(source_file, f, adapter)                                             \
+    HOTPATCH_RECORD_(adapt_##adapter, HOTPATCH_KIND_ADAPT, #f "=" #adapter, source_file,           \
+                     HOTPATCH_ADDRESS_(adapter))
+
+/*
  * The function that `f`, a replacement in this file, takes the place of: what the target ran before
  * this patch. Call it, or take its address, wherever `f` is declared:
  * HOTPATCH_ORIGINAL(compute)(x). The plain name is the replacement.
@@ -151,6 +163,7 @@ struct hotpatch_record {
 #define HOTPATCH_KIND_TRANSFER 14    /* name of the function, "source file:line", code */
 #define HOTPATCH_KIND_REVERSE 23     /* the same */
 #define HOTPATCH_KIND_CHECK 25       /* the same */
+#define HOTPATCH_KIND_ADAPT 28       /* as REPLACE */
 #define HOTPATCH_KIND_RUNTIME 26     /* "rollback" or "settle", struct hotpatch_runtime, code */
 
 #if defined(__has_attribute)

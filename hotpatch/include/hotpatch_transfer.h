@@ -256,21 +256,20 @@ static inline void hotpatch_forget_log_(void)
     }
 }
 
-/* Called by hotpatch: put everything back; then free what is no longer needed. */
+/* Called by hotpatch when a transfer has failed: put everything back. */
 static inline void hotpatch_rollback_(void)
 {
     for (struct hotpatch_entry_ *entry = __hotpatch_runtime.log; entry; entry = entry->before)
         if (entry->kind == HOTPATCH_BYTES_)
             __builtin_memcpy(entry->address, entry + 1, entry->size);
-    hotpatch_free_logged_(__hotpatch_runtime.log, HOTPATCH_NEW_);
-    hotpatch_forget_log_();
 }
 
-/* Called by hotpatch when the patch is in force. */
-static inline void hotpatch_settle_(void)
+/* Called by hotpatch afterwards, whether the transfer has failed or not. */
+static inline void hotpatch_settle_(int failed)
 {
-    hotpatch_free_logged_(__hotpatch_runtime.log, HOTPATCH_OLD_);
+    hotpatch_free_logged_(__hotpatch_runtime.log, failed ? HOTPATCH_NEW_ : HOTPATCH_OLD_);
     hotpatch_forget_log_();
+    __hotpatch_runtime.fail = (void (*)(void))0;
 }
 
 /* ---- Going through arrays and lists ---------------------------------------------------------- */
@@ -284,6 +283,158 @@ static inline void hotpatch_settle_(void)
 #define hotpatch_each_in_list(node, head, next)                                                    \
     for (__typeof__(head) node = (head), hotpatch_next_;                                           \
          node && ((hotpatch_next_ = node->next), 1); node = hotpatch_next_)
+
+/* ---- Shadow variables ------------------------------------------------------------------------ */
+
+/*
+ * More members for an object of the target whose layout stays as it is: data that belongs to the
+ * object at an address, under an id of yours. New code and transfers may use them, in any thread.
+ *
+ *     struct extra *extra = hotpatch_shadow_attach(session, EXTRA, sizeof *extra);
+ *
+ * A shadow lives until it is freed: replace the function that frees the object, and call
+ * hotpatch_shadow_free there. Those that are left when the patch is taken out are freed then.
+ */
+struct hotpatch_shadow_ {
+    struct hotpatch_shadow_ *next;
+    const void *object;
+    uint64_t id;
+    uint64_t unused; /* what follows is aligned to 16 bytes, as malloc would */
+};
+
+struct hotpatch_shadows_ {
+    int lock;
+    struct hotpatch_shadow_ *buckets[1021];
+};
+
+/* All other threads stand still, and what is changed may have to be put back. */
+static inline int hotpatch_transferring_(void)
+{
+    return __hotpatch_runtime.fail != (void (*)(void))0;
+}
+
+static inline void hotpatch_lock_shadows_(struct hotpatch_shadows_ *shadows)
+{
+    while (!hotpatch_transferring_() && __atomic_exchange_n(&shadows->lock, 1, __ATOMIC_ACQUIRE))
+        hotpatch_syscall_(24, 0, 0, 0, 0); /* sched_yield */
+}
+
+static inline void hotpatch_unlock_shadows_(struct hotpatch_shadows_ *shadows)
+{
+    if (!hotpatch_transferring_())
+        __atomic_store_n(&shadows->lock, 0, __ATOMIC_RELEASE);
+}
+
+static inline void *hotpatch_shadow_memory_(size_t size)
+{
+    if (hotpatch_transferring_())
+        return hotpatch_alloc(size);
+    return hotpatch_calloc_ ? hotpatch_calloc_(1, size) : (void *)0;
+}
+
+/* Called by hotpatch when the patch is taken out, by way of .fini_array. */
+static inline void hotpatch_end_shadows_(void)
+{
+    struct hotpatch_shadows_ *shadows = __hotpatch_runtime.shadows;
+    __hotpatch_runtime.shadows = (struct hotpatch_shadows_ *)0;
+    for (size_t i = 0; shadows && i < sizeof shadows->buckets / sizeof *shadows->buckets; i++)
+        for (struct hotpatch_shadow_ *shadow = shadows->buckets[i], *next; shadow; shadow = next) {
+            next = shadow->next;
+            hotpatch_release_(shadow);
+        }
+    if (shadows)
+        hotpatch_release_(shadows);
+}
+
+/* The table, made when it is first needed; null without memory for it. */
+static inline struct hotpatch_shadows_ *hotpatch_shadows_(void)
+{
+    static void (*end)(void) __attribute__((section(".fini_array"))) = hotpatch_end_shadows_;
+    struct hotpatch_runtime *runtime = &__hotpatch_runtime;
+    __asm__ volatile("" : : "r"(&end)); /* it is there if and only if this function is */
+    struct hotpatch_shadows_ *there = __atomic_load_n(&runtime->shadows, __ATOMIC_ACQUIRE);
+    if (there)
+        return there;
+    struct hotpatch_shadows_ *fresh =
+        (struct hotpatch_shadows_ *)hotpatch_shadow_memory_(sizeof *fresh);
+    if (hotpatch_transferring_())
+        hotpatch_save(&runtime->shadows, sizeof runtime->shadows);
+    if (!fresh || __atomic_compare_exchange_n(&runtime->shadows, &there, fresh, 0,
+                                              __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+        return fresh;
+    hotpatch_release_(fresh); /* another thread was quicker */
+    return there;
+}
+
+/* Where the pointer to a shadow is, or would be. */
+static inline struct hotpatch_shadow_ **hotpatch_shadow_link_(struct hotpatch_shadows_ *shadows,
+                                                              const void *object, uint64_t id)
+{
+    uint64_t hash = ((uint64_t)(uintptr_t)object >> 3) * 0x9e3779b97f4a7c15u ^ id;
+    struct hotpatch_shadow_ **link =
+        &shadows->buckets[hash % (sizeof shadows->buckets / sizeof *shadows->buckets)];
+    while (*link && ((*link)->object != object || (*link)->id != id))
+        link = &(*link)->next;
+    return link;
+}
+
+/* The data of an object under an id; null if it has none. */
+static inline void *hotpatch_shadow_find(const void *object, uint64_t id)
+{
+    struct hotpatch_shadows_ *shadows =
+        __atomic_load_n(&__hotpatch_runtime.shadows, __ATOMIC_ACQUIRE);
+    if (!shadows)
+        return (void *)0;
+    hotpatch_lock_shadows_(shadows);
+    struct hotpatch_shadow_ *shadow = *hotpatch_shadow_link_(shadows, object, id);
+    hotpatch_unlock_shadows_(shadows);
+    return shadow ? shadow + 1 : (void *)0;
+}
+
+/* The same; if it has none, zeroed memory is attached. Null where there is no memory. */
+static inline void *hotpatch_shadow_attach(const void *object, uint64_t id, size_t size)
+{
+    struct hotpatch_shadows_ *shadows = hotpatch_shadows_();
+    if (!shadows)
+        return (void *)0;
+    hotpatch_lock_shadows_(shadows);
+    struct hotpatch_shadow_ **link = hotpatch_shadow_link_(shadows, object, id);
+    struct hotpatch_shadow_ *shadow = *link;
+    if (!shadow) {
+        shadow = (struct hotpatch_shadow_ *)hotpatch_shadow_memory_(sizeof *shadow + size);
+        if (shadow) {
+            shadow->object = object;
+            shadow->id = id;
+            if (hotpatch_transferring_())
+                hotpatch_save(link, sizeof *link);
+            *link = shadow;
+        }
+    }
+    hotpatch_unlock_shadows_(shadows);
+    return shadow ? shadow + 1 : (void *)0;
+}
+
+/* Free the data of an object under an id, if it has any. */
+static inline void hotpatch_shadow_free(const void *object, uint64_t id)
+{
+    struct hotpatch_shadows_ *shadows =
+        __atomic_load_n(&__hotpatch_runtime.shadows, __ATOMIC_ACQUIRE);
+    if (!shadows)
+        return;
+    hotpatch_lock_shadows_(shadows);
+    struct hotpatch_shadow_ **link = hotpatch_shadow_link_(shadows, object, id);
+    struct hotpatch_shadow_ *shadow = *link;
+    if (shadow) {
+        if (hotpatch_transferring_())
+            hotpatch_save(link, sizeof *link);
+        *link = shadow->next;
+    }
+    hotpatch_unlock_shadows_(shadows);
+    if (shadow && hotpatch_transferring_())
+        hotpatch_free(shadow);
+    else if (shadow)
+        hotpatch_release_(shadow);
+}
 
 #ifdef __cplusplus
 }

@@ -62,6 +62,7 @@ class Binder:
         self._modules = list(process.modules)
         self._originals = originals
         self._statics = {reference.alias: reference for reference in patch.statics}
+        self._adapted = {r.name for r in patch.replacements if r.adapts}
         self._entries = {r.value: found.address for r, found in self.replaced.items()}
 
     @cached_property
@@ -114,6 +115,8 @@ class Binder:
         Raises `Refused` where the target's is data of a smaller size.
         """
         if symbol.bind == c.STB_LOCAL or symbol.visibility != c.STV_DEFAULT:
+            return None
+        if symbol.name in self._adapted:  # the target's has another type
             return None
         found = self._global(symbol.name)
         if found and symbol.type == c.STT_OBJECT:

@@ -33,10 +33,10 @@ _LONGEST_STRING = 4096
 
 REPLACE, STATIC, BUILD_ID, NAME, DESCRIPTION = range(1, 6)
 # From here on, no single bit turns another kind into one.
-UPDATE_POINT, TRANSFER, REVERSE, CHECK, RUNTIME = 8, 14, 23, 25, 26
+UPDATE_POINT, TRANSFER, REVERSE, CHECK, RUNTIME, ADAPT = 8, 14, 23, 25, 26, 28
 _KINDS = (
     *(REPLACE, STATIC, BUILD_ID, NAME, DESCRIPTION),
-    *(UPDATE_POINT, TRANSFER, REVERSE, CHECK, RUNTIME),
+    *(UPDATE_POINT, TRANSFER, REVERSE, CHECK, RUNTIME, ADAPT),
 )
 
 
@@ -55,6 +55,8 @@ class Replacement(NamedTuple):
     """Virtual address of the new function in the patch."""
     symbol: str
     """Name of the new function in the patch's source."""
+    adapts: bool = False
+    """The function of that name in the patch is another one, and this one is for old callers."""
 
 
 class UpdatePoint(NamedTuple):
@@ -126,7 +128,7 @@ def read_manifest(elf: ElfFile) -> Manifest:
     """
     records = list(_records(elf))
     return Manifest(
-        tuple(_replacement(record) for record in records if record.kind == REPLACE),
+        tuple(_replacement(record) for record in records if record.kind in (REPLACE, ADAPT)),
         _static_references(records),
         tuple(_build_id(record) for record in records if record.kind == BUILD_ID),
         _text(records, NAME),
@@ -230,7 +232,7 @@ def _replacement(record: Record) -> Replacement:
     name, _, symbol = (record.name or "").partition("=")
     if not (name and symbol) or record.address is None:
         raise _damaged(f"a replacement of {record.name!r} by {record.address}")
-    return Replacement(name, record.extra, record.address, symbol)
+    return Replacement(name, record.extra, record.address, symbol, record.kind == ADAPT)
 
 
 def _point(record: Record) -> UpdatePoint:

@@ -48,6 +48,8 @@ static int transfer(void)
     list = (struct node *)hotpatch_alloc(sizeof *list);
     hotpatch_write(&limit, lengths, sizeof limit);
     hotpatch_say("%d %p", number, (void *)list);
+    if (hotpatch_shadow_find(list, 1) != hotpatch_shadow_attach(list, 1, 8))
+        hotpatch_shadow_free(list, 1);
     if (number == 7)
         hotpatch_fail("seven");
     return 0;
@@ -120,9 +122,9 @@ def check(patch: PatchFile) -> None:
         StaticReference("__hotpatch_static_depth", "parse.c", "depth"),
     }
     assert [(KINDS[t.kind], t.name, t.line) for t in patch.transfers] == [
-        ("transfer", "transfer", 42),
-        ("reverse", "transfer", 43),
-        ("check", "checks", 45),
+        ("transfer", "transfer", 44),
+        ("reverse", "transfer", 45),
+        ("check", "checks", 47),
     ]
     assert patch.transfers[0].value == patch.transfers[1].value
     undefined = {symbol.name for symbol in patch.elf.dynamic_symbols.undefined()}

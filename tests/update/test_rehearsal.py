@@ -17,6 +17,8 @@ from tests.support.proc import descriptors
 from tests.support.programs import Program, executable, patch, running, started
 from tests.update.frozen import unchanged
 from tests.update.judging import refused, regions, untouched
+from tests.update.leftovers import children
+from tests.update.leftovers import state as state_of
 from tests.update.test_transfer import (
     FAILURES,
     NEW,
@@ -32,19 +34,6 @@ from tests.update.test_transfer import (
 def state() -> Iterator[Program]:
     with running("state") as program:
         yield program
-
-
-def children(pid: int) -> list[int]:
-    """The children of a process, zombies among them."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            stat = (process / "stat").read_text()
-        except OSError:
-            continue
-        if int(stat.rpartition(")")[2].split()[1]) == pid:
-            found.append(int(process.name))
-    return found
 
 
 def test_what_it_took_and_that_nothing_is_left(state: Program) -> None:
@@ -160,7 +149,7 @@ def test_the_patcher_dies_meanwhile(state: Program, compile_shared: CompileShare
     die_in_a_transfer(act)
     left = children(state.pid)
     assert len(left) == 1
-    assert Path(f"/proc/{left[0]}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    assert state_of(left[0]) in "ZX"
     expect(state, OLD)
     hotpatch.apply(state.pid, patch("state"))
     expect(state, NEW)
