@@ -54,7 +54,7 @@ class Watcher(Protocol):
     """Somebody who looks at a program while it runs, and may send it elsewhere."""
 
     every_call: bool
-    """Whether it wants to see the system calls: each then costs two stops."""
+    """Whether it wants to see the next system calls: each then costs two stops."""
 
     def fault(self, info: ptrace.SignalInfo, registers: Registers) -> None:
         """Take note of a fault, or an abort, before its handler runs."""
@@ -190,8 +190,7 @@ class Borrowed:
     def _await_cue(self, program: Program, deadline: int, watcher: Watcher) -> None:
         """Let the thread run until it sleeps at its cue, then stop it there."""
         tid, signal, nap = self._thread.tid, 0, _FIRST_NAP_NS
-        resume = ptrace.SYSCALL if watcher.every_call else ptrace.CONT
-        ptrace.request(resume, tid)
+        ptrace.request(_resume(watcher), tid)
         while True:
             now = time.perf_counter_ns()
             if now > deadline:
@@ -207,11 +206,11 @@ class Borrowed:
                 if watcher.look(asleep):
                     self._interrupt(watcher)
                     self._change(watcher.divert)
-                    ptrace.request(resume, tid)
+                    ptrace.request(_resume(watcher), tid)
                 nap = min(2 * nap, _LONGEST_NAP_NS)
                 continue
             signal = self._seen(stop, watcher)
-            ptrace.request(resume, tid, None, signal)
+            ptrace.request(_resume(watcher), tid, None, signal)
 
     def _seen(self, stop: ptrace.Stop, watcher: Watcher) -> int:
         """Let the watcher see a stop; return the signal to go on with."""
@@ -310,6 +309,10 @@ class Borrowed:
             ptrace.set_registers(tid, self._thread.registers)
         except ProcessLookupError:
             raise Gone("the process ended while a thread of it was borrowed") from None
+
+
+def _resume(watcher: Watcher) -> int:
+    return ptrace.SYSCALL if watcher.every_call else ptrace.CONT
 
 
 class _Nobody:

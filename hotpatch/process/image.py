@@ -52,6 +52,7 @@ class Process:
             os.close(self._pidfd)
             raise
         self.restarter = Restarter(self.memory)
+        self._gadgets: tuple[remote.Gadgets, set[procfs.Mapping]] | None = None
         self.refresh()
 
     def refresh(self) -> None:
@@ -60,7 +61,6 @@ class Process:
         self._modules: tuple[Module, ...] | None = None
         self._vdso: tuple[Module | None] | None = None
         self._ledger: tuple[list[ledger.Entry], list[ledger.Remnant]] | None = None
-        self._gadgets: remote.Gadgets | None = None
 
     def close(self) -> None:
         """Let go of it."""
@@ -184,23 +184,28 @@ class Process:
 
     @property
     def gadgets(self) -> remote.Gadgets:
-        """Return the code that remote calls need; raises Refused where the target has none."""
-        if self._gadgets is None:
-            code = [m for m in self.mappings if "x" in m.protection and "r" in m.protection]
-            code = [m for m in code if _stays(m) and m.end - m.start < _LARGEST_TEXT]
-            code.sort(key=lambda m: "libc" not in m.path)  # where they are, nearly always
-            found: list[tuple[int, bytes]] = []
-            for mapping in code:
-                found.append((mapping.start, self.read(mapping.start, mapping.end - mapping.start)))
-                self._gadgets = remote.find_gadgets(found)
-                if self._gadgets:
-                    break
-            else:
-                raise Refused(
-                    "the target has no `syscall; ret` and no signal return in its code",
-                    "programs without a C library or Go runtime can't be patched",
-                )
-        return self._gadgets
+        """Return the code that remote calls need; raises Refused where the target has none.
+
+        They are looked for once, which takes 2 ms, as long as the code that has them stays.
+        """
+        if self._gadgets is None or not self._gadgets[1] <= set(self.mappings):
+            self._gadgets = self._find_gadgets()
+        return self._gadgets[0]
+
+    def _find_gadgets(self) -> tuple[remote.Gadgets, set[procfs.Mapping]]:
+        code = [m for m in self.mappings if "x" in m.protection and "r" in m.protection]
+        code = [m for m in code if _stays(m) and m.end - m.start < _LARGEST_TEXT]
+        code.sort(key=lambda m: "libc" not in m.path)  # where they are, nearly always
+        pieces: list[tuple[int, bytes]] = []
+        for number, mapping in enumerate(code, 1):
+            pieces.append((mapping.start, self.read(mapping.start, mapping.end - mapping.start)))
+            found = remote.find_gadgets(pieces)
+            if found:
+                return found, set(code[:number])
+        raise Refused(
+            "the target has no `syscall; ret` and no signal return in its code",
+            "programs without a C library or Go runtime can't be patched",
+        )
 
     def read(self, address: int, size: int) -> bytes:
         """Return memory of the target; raises OSError where it isn't mapped, Gone."""

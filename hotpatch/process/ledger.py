@@ -105,7 +105,7 @@ class Function(NamedTuple):
 class Transfer(NamedTuple):
     """What carries the state over, as the ledger has it; all addresses are run-time addresses.
 
-    The first nine are labels of trampolines/x86_64/transfer.S and parking.S, the next three those
+    The first ten are labels of trampolines/x86_64/transfer.S and parking.S, the next three those
     of the patch's runtime (`patch.manifest.Runtime`). `calls_out`: it calls functions that might
     end the program. `reverse` are (name, address) of the functions
     that take back what `carried`: whether there was anything to be carried over.
@@ -120,6 +120,7 @@ class Transfer(NamedTuple):
     leave: int
     parking: int
     fails: int
+    attended: int
     state: int
     rollback: int
     settle: int

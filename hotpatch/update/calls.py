@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from hotpatch.arch import syscalls
 from hotpatch.errors import RolledBack
 from hotpatch.linux import procfs
+from hotpatch.linux.memory import Memory
 from hotpatch.linux.remote import Borrowed, Crashed, Overdue, Program
 from hotpatch.linux.threads import Hold, Thread
 from hotpatch.process import ledger
@@ -31,7 +32,7 @@ from hotpatch.update.session import Session
 if TYPE_CHECKING:
     from hotpatch.update.plan import Plan
 
-_LIMIT_NS = 100_000_000
+LIMIT_NS = 100_000_000
 _NOT_RUN = 0x746F6E2D6E757221
 _MOST = 4096 // 16
 
@@ -64,10 +65,10 @@ def run_each(
     session: Session, hold: Hold, place: Place, functions: Sequence[int], kind: str
 ) -> list[int]:
     """Run functions of the patch; `place` has the call code and the stack. Return results."""
-    results: list[int] = []
+    found: list[int] = []
     for first in range(0, len(functions), _MOST):
-        results += _run_some(session, hold, place, functions[first : first + _MOST], kind)
-    return results
+        found += _run_some(session, hold, place, functions[first : first + _MOST], kind)
+    return found
 
 
 def _run_some(
@@ -78,14 +79,13 @@ def _run_some(
     thread = suitable(session, hold, stacks, waits)
     if thread is None:
         raise NotNow(f"no thread waits in a system call from which a {kind} could be run")
-    table = b"".join(struct.pack("<QQ", function, _NOT_RUN) for function in functions)
-    process.memory.write(place.stack, table)
+    process.memory.write(place.stack, table(functions))
     with Borrowed(thread, process.memory, process.gadgets) as borrowed:
         try:
             borrowed.run(
                 place.program,
                 place.stack + ledger.STACK_SIZE,
-                _LIMIT_NS,
+                LIMIT_NS,
                 rbx=place.stack,
                 r12=len(functions),
             )
@@ -95,12 +95,21 @@ def _run_some(
             if overdue.registers.orig_rax == syscalls.FUTEX:
                 raise NotNow(f"a {kind} waits for a lock that a held thread has") from None
             raise RolledBack(
-                f"a {kind} of the patch did not end within {_LIMIT_NS // 1_000_000} ms",
+                f"a {kind} of the patch did not end within {LIMIT_NS // 1_000_000} ms",
                 "it runs with all threads stopped: let it only initialise the patch's own data",
             ) from None
-    return list(struct.unpack(f"<{2 * len(functions)}Q", process.read(place.stack, len(table))))[
-        1::2
-    ]
+    return results(process.memory, place, len(functions))
+
+
+def table(functions: Sequence[int]) -> bytes:
+    """Return what trampolines/x86_64/call.S works on."""
+    return b"".join(struct.pack("<QQ", function, _NOT_RUN) for function in functions)
+
+
+def results(memory: Memory, place: Place, count: int) -> list[int]:
+    """Return what functions have returned."""
+    words = struct.unpack(f"<{2 * count}Q", memory.read(place.stack, 16 * count))
+    return list(words[1::2])
 
 
 def waits(thread: Thread) -> bool:

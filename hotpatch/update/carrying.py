@@ -77,6 +77,7 @@ def carrying(
         leave=labels["leave"],
         parking=labels["parking"],
         fails=labels["fails"],
+        attended=labels["attended"],
         state=image.bias + runtime.state,
         rollback=image.bias + runtime.rollback,
         settle=image.bias + runtime.settle,

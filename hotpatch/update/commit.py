@@ -87,8 +87,7 @@ def commit(session: Session, plan: Plan, elf: ElfFile) -> None:
             if plan.steps:
                 _carry_over(session, hold, plan)
         except NotNow:
-            for write in plan.regions[0].contents:  # it begins anew
-                memory.write(write.address, write.data)
+            plan.renew(memory)
             raise
         memory.write(switch, on)
         return True

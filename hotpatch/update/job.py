@@ -25,7 +25,7 @@ REFUSED_CALL, LOCKED, STUCK = 16, 17, 18  # the patcher's
 _MESSAGES, _ALTERNATE = 4096, 20480
 _ALTERNATE_SIZE = ledger.STACK_GUARD[0] - _ALTERNATE
 MESSAGES_ROOM = _ALTERNATE - _MESSAGES
-_REFUSED, _FUNCTIONS = 708, 712
+_REFUSED, _FUNCTIONS = 708, 720
 MOST = (_MESSAGES - _FUNCTIONS) // 8
 SETTLING_NS = 1_000_000_000
 _SIGNALS = (4, 5, 6, 7, 8, 11, 31)  # as in transfer.S
@@ -64,8 +64,12 @@ def set_up(
     functions: Sequence[int],
     switch: Switch,
     limit_ns: int,
+    attended: bool = False,
 ) -> None:
-    """Write the job into the target, idle, and tell the patch's runtime what it needs of it."""
+    """Write the job into the target, idle, and tell the patch's runtime what it needs of it.
+
+    `attended`: right before the first function the program is to wait for the patcher.
+    """
     code = record.transfer
     assert code is not None
     address = record.stack
@@ -82,7 +86,7 @@ def set_up(
     put(392 + 16, "Q", _ALL)  # no action was taken yet
     put(616, "QQQ", _ALL, _ALL & ~_set(_SIGNALS), _set((_TIMER_SIGNAL,)))
     put(656, "QQQI", switch.header, switch.header_size, switch.address, switch.value)
-    put(688, "QQI", code.rollback, code.settle, len(functions))
+    put(688, "QQIII", code.rollback, code.settle, len(functions), 0, attended)
     memory.write(address, bytes(job) + struct.pack(f"<{len(functions)}Q", *functions))
     if code.state:  # struct hotpatch_runtime
         runtime = (code.given_up, address + _MESSAGES, MESSAGES_ROOM, 0, 0, 0, 0, 0, 0)

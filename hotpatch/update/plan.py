@@ -16,6 +16,7 @@ from hotpatch.errors import HotpatchError, Refused
 from hotpatch.link.bind import Binding
 from hotpatch.link.image import Call, LinkedImage, link
 from hotpatch.link.layout import Run, span
+from hotpatch.linux.memory import Memory
 from hotpatch.patch.file import PatchFile
 from hotpatch.process import ledger
 from hotpatch.process.image import Process
@@ -29,7 +30,7 @@ from hotpatch.update.result import Step
 from hotpatch.update.sites import Site, find_sites, group_sites
 from hotpatch.update.verdicts import Verdict, verdicts
 
-_PROT_READ, _PROT_RW = 1, 3
+_PROT_READ, _PROT_WRITE, _PROT_RW = 1, 2, 3
 
 
 class Region(NamedTuple):
@@ -74,6 +75,18 @@ class Plan(NamedTuple):
     def header(self) -> int:
         """Return the address of the ledger's record."""
         return self.regions[0].address
+
+    def renew(self, memory: Memory) -> None:
+        """Give the patch its memory as it was staged: code of its own may have run since."""
+        region = self.regions[0]
+        for write in region.contents:
+            memory.write(write.address, write.data)
+        image = region.contents[-1]
+        end, doors = image.address + len(image.data), self.record.doors[0][0]
+        for run in region.runs:  # what begins as zeros is not in the contents
+            first, last = max(run.address, end), min(run.address + run.size, doors)
+            if run.prot & _PROT_WRITE and first < last:
+                memory.write(first, bytes(last - first))
 
 
 def make_plan(

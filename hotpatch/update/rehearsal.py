@@ -23,7 +23,7 @@ from hotpatch.arch import registers as arch
 from hotpatch.arch import syscalls
 from hotpatch.arch.registers import Registers
 from hotpatch.elf.file import ElfFile
-from hotpatch.errors import Refused
+from hotpatch.errors import Gone, Refused, RolledBack
 from hotpatch.link.scope import symbol_tables
 from hotpatch.linux import procfs
 from hotpatch.linux.memory import Memory
@@ -32,9 +32,8 @@ from hotpatch.linux.replica import Replica, is_inside
 from hotpatch.linux.snapshot import Lost
 from hotpatch.linux.threads import Hold
 from hotpatch.process import ledger
-from hotpatch.update import job, snapshot
+from hotpatch.update import calls, job, snapshot
 from hotpatch.update.borrow import suitable
-from hotpatch.update.calls import waits
 from hotpatch.update.drain import Drain
 from hotpatch.update.failure import Image, explained
 from hotpatch.update.moment import NotNow, at_quiescence
@@ -105,7 +104,7 @@ def _rehearse(session: Session, plan: Plan) -> Rehearsal:
 
 def _clone(session: Session, at: snapshot.Site, hold: Hold) -> int | str:
     """Make the replica in a stop of all threads; return a string where the target can't."""
-    thread = suitable(session, hold, session.stacks, waits, snapshot.TAKE)
+    thread = suitable(session, hold, session.stacks, calls.waits, snapshot.TAKE)
     if thread is None:
         raise NotNow("no thread waits in a system call from which the replica could be made")
     return snapshot.clone(session, at, thread)
@@ -126,8 +125,10 @@ class _Stage:
     def play(self) -> Rehearsal:
         """Run all; see the module."""
         before = self._variables()
+        self._begin_anew()
         self._run_and_roll_back()
         self._expect_the_same(before)
+        self._begin_anew()
         before = self._variables()
         began = time.perf_counter_ns()
         self._run(self._plan.steps, ledger.ON)
@@ -142,6 +143,43 @@ class _Stage:
                 f"a transfer calls {syscalls.name(number)}, which was refused in the rehearsal"
             )
         return Rehearsal(us, logged, kib, self._session.longest_stop_us("rehearse"))
+
+    def _begin_anew(self) -> None:
+        """Give the patch its data as it is in the file, and run what is run before the steps."""
+        self._plan.renew(self._replica.memory)
+        resolvers = [call for call in self._plan.calls if call.slot is not None]
+        results = self._call([call.address for call in resolvers])
+        for call, value in zip(resolvers, results, strict=True):
+            assert call.slot is not None
+            self._replica.memory.write(call.slot, struct.pack("<Q", value))
+        self._call([call.address for call in self._plan.calls if call.slot is None])
+
+    def _call(self, functions: Sequence[int]) -> list[int]:
+        """Run resolvers or constructors; return their results."""
+        memory, place = self._replica.memory, calls.Place(self._record)
+        watcher = _Strict(self._session, self._record, memory, self._pid, self._refused)
+        results: list[int] = []
+        for function in functions:
+            memory.write(place.stack, calls.table([function]))
+            with self._replica.borrowed() as borrowed:
+                try:
+                    borrowed.run_watched(
+                        place.program,
+                        place.stack + ledger.STACK_SIZE,
+                        calls.LIMIT_NS,
+                        watcher,
+                        tuple,
+                        rbx=place.stack,
+                        r12=1,
+                    )
+                except (Overdue, Gone):
+                    what = "crashed" if watcher.fault_seen else "did not end"
+                    raise RolledBack(
+                        f"in the rehearsal, a constructor of the patch {what}",
+                        "the target has its old code and state; mend the patch",
+                    ) from None
+            results += calls.results(memory, place, 1)
+        return results
 
     def _run_and_roll_back(self) -> None:
         """Run the steps, and one more that fails."""
@@ -281,7 +319,9 @@ class _Strict(Attendant):
 
     def call(self, registers: Registers) -> bool:
         """Refuse all that might be seen outside."""
-        if super().call(registers):
+        changed = super().call(registers)
+        self.every_call = True
+        if changed:
             return True
         number = registers.orig_rax
         if registers.result != -errno.ENOSYS or number in _ALLOWED:

@@ -85,6 +85,8 @@ def _switch_off(session: Session, patch: ledger.Entry) -> None:
             session.warnings.append(f"a destructor was not run to its end: {error.reason}")
         return True
 
+    if record.fini or record.transfer:
+        session.process.gadgets  # noqa: B018 - are looked for now, and not in the stop
     memory.write(patch.address + ledger.STATE_OFFSET, reverting)
     session.coroutines.recall(patch.address)
     try:

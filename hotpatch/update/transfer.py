@@ -107,7 +107,8 @@ def carry_over(
     if thread is None:
         raise NotNow("no thread waits in a system call from which state could be carried over")
     limit_ns, pressed = _limit(session, hold)
-    job.set_up(process.memory, record, [step.address for step in steps], switch, limit_ns)
+    functions = [step.address for step in steps]
+    job.set_up(process.memory, record, functions, switch, limit_ns, code.calls_out)
     others = [other for other in hold.threads.values() if other is not thread]
     parking = Parking(others, process.memory, code.parking)
     watcher = Attendant(session, record, process.memory)
@@ -188,7 +189,7 @@ class Attendant:
     ) -> None:
         """Prepare to watch a patch's functions in a process with this memory."""
         assert record.transfer is not None
-        self.every_call = record.transfer.calls_out
+        self.every_call = False
         self._phase = phase
         self.fault_seen: Fault | None = None
         """The first fault of a function."""
@@ -212,6 +213,9 @@ class Attendant:
 
     def call(self, registers: Registers) -> bool:
         """Keep it from ending the program, or making another of it."""
+        if self._code.start <= registers.rip <= self._code.asleep:
+            self.every_call = False  # the functions are done: these calls are the program's own
+            return False
         number = registers.orig_rax
         if registers.result != -errno.ENOSYS or number not in _ENDING | _FORKING:
             return False  # at its end, or harmless
@@ -228,6 +232,9 @@ class Attendant:
         if now >= self._report_ns:
             self._report_ns = now + _REPORT_NS
             self._report()
+        if sleep is not None and sleep.rip == self._code.attended:
+            self.every_call = True
+            return True
         if sleep is None or sleep.number != syscalls.FUTEX:
             self._asleep = None
             return False
@@ -237,6 +244,8 @@ class Attendant:
 
     def divert(self, registers: Registers) -> bool:
         """Roll back; or leave it at that, if only memory was to be freed."""
+        if registers.rip == self._code.attended:
+            return False  # from now on it stops at every call
         phase = job.outcome(self._memory, self._record.stack).phase
         if registers.syscall != syscalls.FUTEX:
             return False  # it has got its lock

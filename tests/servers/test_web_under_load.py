@@ -24,6 +24,7 @@ from tests.targets.servers import Connection, Load, Program
 PATCHES = ROOT / "targets" / "build" / "patches"
 FIX = str(PATCHES / "web-v1-v2.so")
 FEATURE = str(PATCHES / "web-v2-v3.so")
+DATA = str(PATCHES / "web-v3-v4.so")
 SECURITY = str(PATCHES / "web-traversal.so")
 
 EPOLL_PWAIT = "281"  # arch/x86/entry/syscalls/syscall_64.tbl
@@ -126,6 +127,29 @@ def test_through_all_versions_and_back(web: Web) -> None:
     assert (web.version(), web.last_three(), web.has_tags()) == ("web/1", b"6789", False)
     assert web.footprint().mappings == before.mappings
     assert set(web.expect_all_answered()) == {"1", "2", "3"}
+
+
+def test_data_of_other_layouts_to_and_fro(web: Web) -> None:
+    """Connections and files in the midst of their use: grown, reordered, in another table."""
+    hotpatch.apply(web.pid, FIX)
+    hotpatch.apply(web.pid, FEATURE)
+    rounds = max(3, footprint.CYCLES // 10)
+    for number in range(rounds):
+        result = hotpatch.apply(web.pid, DATA, timeout=60)
+        assert result.rehearsal is not None
+        assert result.warnings == ()
+        assert "9 connections" in result.messages[0]
+        assert (web.version(), web.last_three(), web.has_tags()) == ("web/4", b"789", True)
+        assert web.secret() == b"404 Not Found\n"
+        hotpatch.revert(web.pid, timeout=60)
+        assert (web.version(), web.last_three(), web.has_tags()) == ("web/3", b"789", True)
+        assert web.secret() == b"secret\n"
+        if number == 0:  # the heap has what it needs, and all files are open
+            before = web.footprint()
+    assert web.footprint() == before
+    hotpatch.revert(web.pid)
+    hotpatch.revert(web.pid)
+    assert set(web.expect_all_answered()) == {"1", "2", "3", "4"}
 
 
 def test_each_cycle_by_commands(web: Web) -> None:

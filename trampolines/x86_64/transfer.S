@@ -38,8 +38,9 @@
        640  struct timespec of no time
        656  address of the header, 664 its size, 672 of the switch, 680 what it becomes
        688  address of the rollback, 696 of the settling, 0 for none
-       704  number of functions, and their addresses from 712 on
-       708  a system call that the patcher has refused: it failed, and so has the function */
+       704  number of functions, and their addresses from 720 on
+       708  a system call that the patcher has refused: it failed, and so has the function
+       712  1 if the patcher wants to watch every system call of the functions: it is waited for */
 
 start:
         cmp     dword ptr [rbx], 1
@@ -91,11 +92,20 @@ taken:
         lea     rdx, [rbx + 168]
         call    limit
         call    unblock
+        cmp     dword ptr [rbx + 712], 0
+        je      attended
+        lea     rdi, [rip + no_signals] /* rt_sigtimedwait(set, NULL, timeout, 8) */
+        xor     esi, esi
+        lea     rdx, [rip + timeout]
+        mov     r10d, 8
+        mov     eax, 128
+        syscall
+attended:
 next:
         mov     eax, dword ptr [rbx + 16]
         cmp     eax, dword ptr [rbx + 704]
         je      done
-        call    qword ptr [rbx + rax * 8 + 712]
+        call    qword ptr [rbx + rax * 8 + 720]
         test    eax, eax
         jne     failed
         mov     eax, dword ptr [rbx + 708]
