@@ -13,7 +13,10 @@ from tests.support.programs import ROOT
 
 SOURCES = sorted((ROOT / "trampolines" / "x86_64").glob("*.S"))
 SYMBOLS = dict.fromkeys(
-    ("switch", "old", "new", "wait", "door", "deadline", "target", "return_slot", "real", "cue"),
+    (
+        *("switch", "old", "new", "wait", "door", "deadline", "target", "return_slot", "real"),
+        *("job", "cue", "asleep", "no_signals", "timeout"),
+    ),
     0x10000040,
 )
 
