@@ -19,6 +19,7 @@ ERESTARTNOINTR = 513
 ERESTARTNOHAND = 514
 ERESTART_RESTARTBLOCK = 516
 EINTR = 4
+ENOSYS = 38
 
 SYSCALL_INSTRUCTION_SIZE = 2
 USER_CODE_SEGMENT = 0x33  # __USER_CS: 64-bit user code; 0x23 is a 32-bit program
@@ -76,6 +77,24 @@ class Registers(ctypes.Structure):
     def result(self) -> int:
         """Return `rax` as the signed result of a system call."""
         return signed(self.rax)
+
+    @property
+    def enters_call(self) -> bool:
+        """Say whether a thread at a system call stop is about to make the call."""
+        return self.result == -ENOSYS
+
+    def argument(self, number: int) -> int:
+        """Return an argument of the system call, counted from 0."""
+        value: int = getattr(self, ARGUMENTS[number])
+        return value
+
+    def refuse_call(self, error: int) -> None:
+        """Let a call that is about to be made fail with an error number instead."""
+        self.orig_rax, self.rax = NO_SYSCALL, unsigned(-error)
+
+    def go_to(self, address: int) -> None:
+        """Go on there, and not in the system call, if the thread is in one."""
+        self.rip, self.orig_rax = address, NO_SYSCALL
 
 
 SIZE = ctypes.sizeof(Registers)

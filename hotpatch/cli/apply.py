@@ -77,6 +77,9 @@ class Apply:
             given.transfer_timeout,
             not given.no_rehearse,
         )
+        if given.rehearse and result.rehearsal is None:
+            nothing = "nothing was rehearsed: the patch has no checks or transfers"
+            result = result._replace(warnings=(*result.warnings, nothing))
         details = plan_text(plan, True) + "\n" if plan else ""
         return Done(result.fields(), details + result_text(result, given.verbose), result.warnings)
 

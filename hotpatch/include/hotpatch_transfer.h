@@ -267,9 +267,9 @@ static inline void hotpatch_rollback_(void)
 /* Called by hotpatch afterwards, whether the transfer has failed or not. */
 static inline void hotpatch_settle_(int failed)
 {
+    __hotpatch_runtime.fail = (void (*)(void))0; /* first: the rest may be given up */
     hotpatch_free_logged_(__hotpatch_runtime.log, failed ? HOTPATCH_NEW_ : HOTPATCH_OLD_);
     hotpatch_forget_log_();
-    __hotpatch_runtime.fail = (void (*)(void))0;
 }
 
 /* ---- Going through arrays and lists ---------------------------------------------------------- */

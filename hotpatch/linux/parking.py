@@ -10,12 +10,11 @@ would. It is smaller, as nothing of the vector state is changed here.
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
+from hotpatch.arch import parkslot
 from hotpatch.arch import registers as arch
 from hotpatch.arch.registers import SIZE, Registers
-from hotpatch.arch.sigframe import RED_ZONE
 from hotpatch.arch.syscalls import PTRACE
 from hotpatch.errors import Gone
 from hotpatch.linux import ptrace
@@ -23,14 +22,7 @@ from hotpatch.linux.memory import Buffer, Memory
 from hotpatch.linux.threads import Thread
 from hotpatch.linux.vectored import Calls
 
-# As they are popped in parking.S.
-_POPPED = (
-    *("r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx"),
-    *("rsi", "rdi", "eflags", "rip"),
-)
-_SLOT = struct.Struct(f"<Q{len(_POPPED)}Q")  # the signal mask first
 _RSEQ_CONFIGURATION = 24
-_RSEQ_CS = struct.Struct("<8xQQQ")  # struct rseq_cs: start_ip, post_commit_offset, abort_ip
 _MASK_SIZE = 8
 
 
@@ -104,26 +96,20 @@ class Parking:
                 ),
             )
         )
-        aborted = self._aborted()
+        sections = self._sections()
         slots = []
         for number, thread in enumerate(self._threads):
-            at = self._own.start + number * SIZE
-            own = Registers.from_buffer_copy(self._own.data, at)
+            own = Registers.from_buffer_copy(self._own.data, self._own.start + number * SIZE)
             if own.cs & 0xFFFF != arch.USER_CODE_SEGMENT:
                 raise Unparkable(f"thread {thread.tid} is in 32-bit code")
-            home = arch.resumed_by_hand(own)
-            home.rip = aborted.get(number, home.rip)
-            words = (getattr(home, name) for name in _POPPED)
-            slot = _SLOT.pack(self._masks.words[number], *words)
-            away = own.copy()
-            away.rip, away.rsp = self._code, own.rsp - RED_ZONE - len(slot)
-            away.orig_rax = arch.NO_SYSCALL
-            self._away.put(number * SIZE, bytes(away))
-            slots.append((away.rsp, slot))
+            mask = self._masks.words[number]
+            slot = parkslot.build(own, mask, sections.get(number, b""), self._code)
+            self._away.put(number * SIZE, bytes(slot.away))
+            slots.append((slot.address, slot.content))
         return slots
 
-    def _aborted(self) -> dict[int, int]:
-        """Return where those go on that are inside a restartable sequence: it has to start over."""
+    def _sections(self) -> dict[int, bytes]:
+        """Return the struct rseq_cs of those that may be inside a restartable sequence."""
         count = len(self._threads)
         configurations = Buffer(count * _RSEQ_CONFIGURATION)
         words = configurations.words
@@ -135,14 +121,10 @@ class Parking:
             for number, thread in enumerate(self._threads)
         ).make()
         areas = {number: words[3 * number] for number in range(count) if words[3 * number]}
-        sections = Buffer(8 * len(areas))
-        self._memory.read_many([(area + 8, 8) for area in areas.values()], sections)
-        return dict(self._abort(list(areas), sections.words))
-
-    def _abort(self, numbers: Sequence[int], sections: Sequence[int]) -> Iterable[tuple[int, int]]:
-        for number, section in zip(numbers, sections, strict=False):
-            if section:
-                start, length, abort = _RSEQ_CS.unpack(self._memory.read(section, _RSEQ_CS.size))
-                rip = self._own.words[number * arch.COUNT + arch.NUMBER["rip"]]
-                if 0 <= rip - start < length:
-                    yield number, abort
+        pointers = Buffer(8 * len(areas))
+        self._memory.read_many([(area + 8, 8) for area in areas.values()], pointers)
+        return {
+            number: self._memory.read(pointer, parkslot.RSEQ_CS_SIZE)
+            for number, pointer in zip(areas, pointers.words, strict=False)
+            if pointer
+        }

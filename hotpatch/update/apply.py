@@ -29,13 +29,16 @@ def apply(process: Process, patch: PatchFile, options: Options, force: bool = Fa
     try:
         session = Session(process, options)
         recover(session)
+        to_rehearse = bool(patch.transfers) and options.rehearse
+        if to_rehearse:
+            from hotpatch.update.rehearsal import expect_affordable, rehearse  # noqa: PLC0415
+
+            expect_affordable(session)
         plan = _staged(session, patch, force)
         session.warnings += plan.warnings
         try:
             arm(session, plan.functions)
-            if plan.steps and options.rehearse:
-                from hotpatch.update.rehearsal import rehearse  # noqa: PLC0415 - seldom needed
-
+            if to_rehearse:
                 session.rehearsal = rehearse(session, plan, patch.elf)
             commit(session, plan, patch.elf)
         except BaseException:

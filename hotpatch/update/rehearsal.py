@@ -16,14 +16,15 @@ import errno
 import struct
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
+from itertools import count
 from typing import NamedTuple
 
-from hotpatch.arch import registers as arch
 from hotpatch.arch import syscalls
 from hotpatch.arch.registers import Registers
 from hotpatch.elf.file import ElfFile
-from hotpatch.errors import Gone, Refused, RolledBack
+from hotpatch.errors import Busy, Gone, Refused, RolledBack
 from hotpatch.link.scope import symbol_tables
 from hotpatch.linux import procfs
 from hotpatch.linux.memory import Memory
@@ -32,7 +33,8 @@ from hotpatch.linux.replica import Replica, is_inside
 from hotpatch.linux.snapshot import Lost
 from hotpatch.linux.threads import Hold
 from hotpatch.process import ledger
-from hotpatch.update import calls, job, snapshot
+from hotpatch.quiescence import references
+from hotpatch.update import calls, cloning, job, snapshot
 from hotpatch.update.borrow import suitable
 from hotpatch.update.drain import Drain
 from hotpatch.update.failure import Image, explained
@@ -44,7 +46,6 @@ from hotpatch.update.transfer import GRACE_NS, Attendant, Failed
 
 _PAGE = 4096
 _LARGEST = 64 << 20  # of the variables of one module, to be compared
-_TRIES = 5
 _NAMES = 5
 _MAP_ANONYMOUS = 0x20
 # What changes nothing outside of the replica, besides mmap without a file.
@@ -77,15 +78,16 @@ def rehearse(session: Session, plan: Plan, elf: ElfFile) -> Rehearsal:
     """
     start, size = plan.record.regions[0]
     with explained(session, Image(elf, plan.bias, start, start + size, "in the rehearsal, ")):
-        for attempt in range(1, _TRIES + 1):
+        for attempt in count(1):
             try:
                 return _rehearse(session, plan)
             except (Lost, NotNow) as error:
                 reason = str(error) or "the replica was ended by somebody else"
-                if not session.wait_before_retry("rehearse", attempt, ()):
-                    break
             finally:
-                snapshot.reap_leftover(session, plan.header, "rehearse")
+                with suppress(Busy):  # the next patcher does it, then
+                    snapshot.reap_leftover(session, plan.header, "rehearse")
+            if not session.wait_before_retry("rehearse", attempt, ()):
+                break
     raise no_time(f"the patch could not be rehearsed: {reason}", session,
                   "try again, or use --no-rehearse")  # fmt: skip
 
@@ -98,8 +100,21 @@ def _rehearse(session: Session, plan: Plan) -> Rehearsal:
     if isinstance(made, str):
         raise Refused(f"the patch can't be rehearsed: {made}", "use --no-rehearse")
     pid = snapshot.child_pid(session, plan.header)
-    with Replica(pid, session.process.gadgets) as replica:
-        return _Stage(session, plan, replica).play()
+    try:
+        with Replica(pid, session.process.gadgets) as replica:
+            return _Stage(session, plan, replica).play()
+    except Gone:  # the replica; or all
+        session.process.check_alive()
+        raise Lost from None
+
+
+def expect_affordable(session: Session) -> None:
+    """Refuse to rehearse in a replica of a target for which that would be a burden."""
+    pid = session.process.pid
+    try:
+        cloning.expect_affordable(pid, references.survey(pid, ()), session.max_pause_ns)
+    except cloning.TooDear as error:
+        raise Refused(f"the patch can't be rehearsed: {error}", "use --no-rehearse") from None
 
 
 def _clone(session: Session, at: snapshot.Site, hold: Hold) -> int | str:
@@ -173,6 +188,7 @@ class _Stage:
                         r12=1,
                     )
                 except (Overdue, Gone):
+                    self._session.process.check_alive()
                     what = "crashed" if watcher.fault_seen else "did not end"
                     raise RolledBack(
                         f"in the rehearsal, a constructor of the patch {what}",
@@ -230,6 +246,8 @@ class _Stage:
             )
         if outcome.status == job.LOCKED:
             raise NotNow("a transfer waits for a lock that another thread has")
+        if outcome.status == job.INTERRUPTED and watcher.interruption is not None:
+            raise watcher.interruption
         if outcome.status != job.DONE:
             step = steps[min(outcome.function, len(steps) - 1)]
             raise Failed(step, outcome, limit_ns, job.messages(memory, self._record), fault)
@@ -321,16 +339,14 @@ class _Strict(Attendant):
         """Refuse all that might be seen outside."""
         changed = super().call(registers)
         self.every_call = True
-        if changed:
-            return True
-        number = registers.orig_rax
-        if registers.result != -errno.ENOSYS or number in _ALLOWED:
+        number = registers.syscall
+        if changed or number is None or number in _ALLOWED or not registers.enters_call:
+            return changed
+        if number == syscalls.MMAP and registers.argument(3) & _MAP_ANONYMOUS:
             return False
-        if number == syscalls.MMAP and registers.r10 & _MAP_ANONYMOUS:
-            return False
-        if number == syscalls.TGKILL and registers.rdi == self._pid:
+        if number == syscalls.TGKILL and registers.argument(0) == self._pid:
             registers.rsi = self._pid  # raise(3) takes the thread id that its original has
             return True
         self._refused.add(number)
-        registers.orig_rax, registers.rax = arch.NO_SYSCALL, arch.unsigned(-errno.EPERM)
+        registers.refuse_call(errno.EPERM)
         return True

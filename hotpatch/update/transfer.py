@@ -165,6 +165,8 @@ def _judge(
         return
     if outcome.status == job.LOCKED:
         raise NotNow("a transfer waits for a lock that a held thread has")
+    if outcome.status == job.INTERRUPTED and watcher.interruption is not None:
+        raise watcher.interruption
     step = steps[min(outcome.function, len(steps) - 1)]
     if outcome.status == job.TIMED_OUT and pressed:
         raise Busy(
@@ -193,6 +195,9 @@ class Attendant:
         self._phase = phase
         self.fault_seen: Fault | None = None
         """The first fault of a function."""
+        self.interruption: BaseException | None = None
+        """What was raised by who is told of progress."""
+        self._diverted = False
         self._session = session
         self._memory = memory
         self._record = record
@@ -216,14 +221,14 @@ class Attendant:
         if self._code.start <= registers.rip <= self._code.asleep:
             self.every_call = False  # the functions are done: these calls are the program's own
             return False
-        number = registers.orig_rax
-        if registers.result != -errno.ENOSYS or number not in _ENDING | _FORKING:
-            return False  # at its end, or harmless
+        number = registers.syscall
+        if number not in _ENDING | _FORKING or not registers.enters_call:
+            return False  # harmless, or at its end
         if number in _ENDING:
             self._send(registers, self._code.roll_back, job.REFUSED_CALL, number)
         else:  # who called it may have locks, and lets go of them when it fails
             job.refuse(self._memory, self._record.stack, number)
-            registers.orig_rax, registers.rax = arch.NO_SYSCALL, arch.unsigned(-errno.EPERM)
+            registers.refuse_call(errno.EPERM)
         return True
 
     def look(self, sleep: procfs.Sleep | None) -> bool:
@@ -232,6 +237,8 @@ class Attendant:
         if now >= self._report_ns:
             self._report_ns = now + _REPORT_NS
             self._report()
+        if self.interruption is not None and not self._diverted:
+            return True
         if sleep is not None and sleep.rip == self._code.attended:
             self.every_call = True
             return True
@@ -247,6 +254,11 @@ class Attendant:
         if registers.rip == self._code.attended:
             return False  # from now on it stops at every call
         phase = job.outcome(self._memory, self._record.stack).phase
+        if self.interruption is not None and not self._diverted:
+            self._diverted = True
+            if phase == 0:
+                self._send(registers, self._code.roll_back, job.INTERRUPTED, 0)
+            return phase == 0
         if registers.syscall != syscalls.FUTEX:
             return False  # it has got its lock
         place = self._code.leave if phase == 2 else self._code.roll_back
@@ -254,16 +266,20 @@ class Attendant:
         return True
 
     def _send(self, registers: Registers, place: int, status: int, code: int) -> None:
-        registers.rip, registers.orig_rax = place, arch.NO_SYSCALL
-        registers.rbp, registers.rax = status, code
+        registers.go_to(place)
+        registers.rbp, registers.rax = status, code  # as transfer.S has it
 
     def _report(self) -> None:
         report = self._session.options.on_progress
-        if report is not None:
-            done, total, _ = job.progress(self._memory, self._record)
-            elapsed = time.monotonic() - self._began
-            timeout = self._session.options.transfer_timeout
+        if report is None or self.interruption is not None:
+            return
+        done, total, _ = job.progress(self._memory, self._record)
+        elapsed = time.monotonic() - self._began
+        timeout = self._session.options.transfer_timeout
+        try:
             report(Progress(self._phase, self._session.attempts, elapsed, timeout, (), done, total))
+        except BaseException as error:  # whatever: the state has to be put back before it goes on
+            self.interruption = error
 
 
 _SI_TKILL = -6

@@ -22,7 +22,7 @@ from functools import partial
 
 from hotpatch.arch import syscalls
 from hotpatch.errors import Busy, Denied
-from hotpatch.linux import procfs, room
+from hotpatch.linux import procfs
 from hotpatch.linux.remote import Borrowed
 from hotpatch.linux.snapshot import Lost
 from hotpatch.process import ledger
@@ -31,6 +31,7 @@ from hotpatch.quiescence.ranges import Range, Ranges
 from hotpatch.quiescence.references import Reference, Span, Survey
 from hotpatch.update import snapshot
 from hotpatch.update.borrow import with_borrowed
+from hotpatch.update.cloning import TooDear, expect_affordable
 from hotpatch.update.moment import at_quiescence
 from hotpatch.update.session import Session
 
@@ -38,10 +39,8 @@ _PATIENCE_S = 0.25
 _TRIES = 3
 _MOST_NS = 10_000_000  # tidying up is not worth a longer stop, unless --max-pause allows one
 _MOST_NS_A_THREAD = 20_000  # about what stopping one costs anyway
-_FLOOR_NS, _NS_A_MB, _NS_AN_AREA = 500_000, 35_000, 8_000  # of fork(2), on a slow machine
 _MOST_APART = 1 << 20
 _MOST_SPACE = 1 << 40  # sanitizers map more
-_MARGIN = 16 << 20
 
 
 class _Kept(Exception):
@@ -123,8 +122,6 @@ def _survey(session: Session, spans: list[Span]) -> Survey:
     except OSError as error:
         session.process.check_alive()
         raise _Kept(f"its memory map can't be read ({error.strerror})") from None
-    if survey.handled_by_others:
-        raise _Kept("the target handles page faults itself (userfaultfd)")
     if survey.device is not None:
         raise _Kept(f"the target has mapped memory of a device ({survey.device.path})")
     if survey.space > _MOST_SPACE:
@@ -136,36 +133,14 @@ def _survey(session: Session, spans: list[Span]) -> Survey:
             f"{apart >> 20} MB of shared memory and the like can't be searched in a stop "
             f"(of {largest.path or 'no file'} and other mappings)"
         )
-    _expect_short(session, survey)
-    _expect_room(session, survey)
+    limit_ns = session.max_pause_ns
+    if limit_ns is None:
+        limit_ns = _MOST_NS + procfs.thread_count(session.process.pid) * _MOST_NS_A_THREAD
+    try:
+        expect_affordable(session.process.pid, survey, limit_ns)
+    except TooDear as error:
+        raise _Kept(str(error)) from None
     return survey
-
-
-def _expect_short(session: Session, survey: Survey) -> None:
-    """Raise _Kept where taking a snapshot is expected to take too long."""
-    expected = _FLOOR_NS + len(survey.private) * _NS_AN_AREA
-    expected += survey.small_pages * _NS_A_MB >> 20
-    limit = session.max_pause_ns
-    if limit is None:
-        limit = _MOST_NS + procfs.thread_count(session.process.pid) * _MOST_NS_A_THREAD
-    if expected > limit:
-        raise _Kept(
-            f"to search its {survey.small_pages >> 20} MB the target would have to be held for "
-            f"about {-(-expected // 1_000_000)} ms (--max-pause may allow it)"
-        )
-
-
-def _expect_room(session: Session, survey: Survey) -> None:
-    """Raise _Kept where copies of all pages that the target writes to could be too much for it.
-
-    It would be the target that is killed for want of memory.
-    """
-    left = room.memory_left(session.process.pid)
-    if survey.size + _MARGIN > left:
-        raise _Kept(
-            f"a snapshot of its {survey.size >> 20} MB might take all of the {left >> 20} MB "
-            "of memory that are left"
-        )
 
 
 def _search_running(session: Session, survey: Survey, pointers: Ranges) -> list[Reference]:

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 import hotpatch
+from hotpatch.update import cloning
 from hotpatch.update.result import Progress
+from tests.cli.running import hotpatch as command
 from tests.support.compiled import CompileShared
 from tests.support.proc import descriptors
-from tests.support.programs import Program, executable, patch, running, started
+from tests.support.programs import Program, executable, patch, running, started, wait_until
 from tests.update.frozen import unchanged
 from tests.update.judging import refused, regions, untouched
 from tests.update.leftovers import children
@@ -135,6 +137,24 @@ def test_a_file(state: Program, compile_shared: CompileShared, tmp_path: Path) -
     expect(state, NEW)
 
 
+def test_a_target_that_is_too_large(state: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cloning, "_NS_AN_AREA", 10**9)
+    with untouched(state), refused("can't be rehearsed", "would have to be held"):
+        hotpatch.apply(state.pid, patch("state"), max_pause_ms=50)
+    expect(state, OLD)
+
+
+def test_options(simple: Program, state: Program) -> None:
+    assert command("apply", "--rehearse", "--no-rehearse", state.pid, patch("state")).code == 2
+    assert command("apply", "--rehearse", "--dry-run", state.pid, patch("state")).code == 2
+    done = command("apply", "--json", "--rehearse", simple.pid, patch("answer_2"))
+    assert done.json["rehearsal"] is None
+    assert "nothing was rehearsed" in done.json["warnings"][0]
+    done = command("apply", state.pid, patch("state"))
+    assert "rehearsed in" in done.out
+    assert "1000 entries moved" in done.out
+
+
 def test_the_patcher_dies_meanwhile(state: Program, compile_shared: CompileShared) -> None:
     """The replica goes with it; the target is old, and the next patcher reaps what is left."""
     path = compile_shared(STATE, "-O2", f"-DAFTER={WAIT}")
@@ -149,7 +169,7 @@ def test_the_patcher_dies_meanwhile(state: Program, compile_shared: CompileShare
     die_in_a_transfer(act)
     left = children(state.pid)
     assert len(left) == 1
-    assert state_of(left[0]) in "ZX"
+    wait_until(lambda: state_of(left[0]) in "ZX", "the replica is dead")
     expect(state, OLD)
     hotpatch.apply(state.pid, patch("state"))
     expect(state, NEW)

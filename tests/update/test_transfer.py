@@ -302,6 +302,18 @@ def test_too_long_for_the_pause(state: Program, compile_shared: CompileShared) -
     expect(state, OLD)
 
 
+def test_who_is_told_of_progress_may_stop_it(state: Program, compile_shared: CompileShared) -> None:
+    path = compile_shared(STATE, "-O2", f"-DAFTER={WAIT}")
+
+    def report(progress: Progress) -> None:
+        if progress.phase == "transfer":
+            raise RuntimeError("enough")
+
+    with untouched(state), pytest.raises(RuntimeError, match="enough"):
+        hotpatch.apply(state.pid, path, on_progress=report, rehearse=False)
+    expect(state, OLD)
+
+
 def test_a_signal_of_somebody_else_comes_later(
     state: Program, compile_shared: CompileShared
 ) -> None:

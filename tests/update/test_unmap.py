@@ -19,7 +19,7 @@ from hotpatch.patch.file import PatchFile
 from hotpatch.process import ledger
 from hotpatch.process.image import Process
 from hotpatch.quiescence import references
-from hotpatch.update import programs, stage, unmap
+from hotpatch.update import cloning, programs, stage
 from hotpatch.update.borrow import with_borrowed
 from hotpatch.update.plan import Region, make_plan
 from hotpatch.update.session import Options, Session
@@ -143,7 +143,7 @@ def test_target_that_may_have_no_more_processes_keeps_the_patch() -> None:
     with started([*as_somebody, *limited]) as program:
         hotpatch.apply(program.pid, patch("answer_2"))
         (why,) = hotpatch.revert(program.pid).warnings
-        assert f"can't make a child to be searched ({os.strerror(errno.EAGAIN)})" in why
+        assert f"can't make a child ({os.strerror(errno.EAGAIN)})" in why
         expect_clean(program, header_count=1)
         expect_answer(program, 1)
 
@@ -152,7 +152,7 @@ def test_target_that_is_too_large_for_a_short_stop(monkeypatch: pytest.MonkeyPat
     with running("mallocs") as program:
         hotpatch.apply(program.pid, patch("answer_2"))
         with monkeypatch.context() as patched:
-            patched.setattr(unmap, "_NS_A_MB", 10**10)
+            patched.setattr(cloning, "_NS_A_MB", 10**10)
             (why,) = hotpatch.revert(program.pid).warnings
             assert "would have to be held for about" in why
             (why,) = hotpatch.apply(program.pid, patch("answer_3")).warnings

@@ -136,10 +136,9 @@ roll_back:                              /* and by the patcher: status in ebp, co
         mov     rsp, qword ptr [rbx + 40]
         cld
         fninit
+        call    block                   /* until here the time may run out, and lead here again */
         mov     dword ptr [rbx + 24], 1
-        lea     rdx, [rbx + 200]
-        call    limit
-        call    unblock
+        call    renew
         cmp     qword ptr [rbx + 688], 0
         je      settle_failed
         call    qword ptr [rbx + 688]
@@ -155,12 +154,11 @@ done:
         mov     dword ptr [rbx + 4], 1
         xor     edi, edi
 settle:
+        push    rdi
+        push    rdi
+        call    block
         mov     dword ptr [rbx + 24], 2
-        push    rdi
-        push    rdi
-        lea     rdx, [rbx + 200]
-        call    limit
-        call    unblock
+        call    renew
         pop     rdi
         pop     rdi
         cmp     qword ptr [rbx + 696], 0
@@ -206,17 +204,7 @@ finish:
         mov     edi, dword ptr [rbx + 32] /* timer_delete(timer) */
         mov     eax, 226
         syscall
-        lea     rdi, [rbx + 632]        /* rt_sigtimedwait(of the timer, siginfo, no time, 8): */
-        lea     rsi, [rbx + 264]        /* what it has still sent would kill the program */
-        lea     rdx, [rbx + 640]
-        mov     r10d, 8
-        mov     eax, 128
-        syscall
-        test    eax, eax
-        js      restore
-        cmp     dword ptr [rbx + 272], -2
-        je      restore
-        mov     dword ptr [rbx + 28], eax
+        call    drain                   /* what it has still sent would kill the program */
 restore:
         lea     r14, [rbx + 392]
         lea     r15, [rip + signals]
@@ -272,6 +260,25 @@ limit:
         mov     eax, 223
         syscall
 no_limit:
+        ret
+renew:                                  /* time for another phase, with signals blocked at first */
+        lea     rdx, [rbx + 200]
+        call    limit
+        call    drain                   /* what was sent for the phase before is not for this one */
+        jmp     unblock
+drain:
+        lea     rdi, [rbx + 632]        /* rt_sigtimedwait(of the timer, siginfo, no time, 8) */
+        lea     rsi, [rbx + 264]
+        lea     rdx, [rbx + 640]
+        mov     r10d, 8
+        mov     eax, 128
+        syscall
+        test    eax, eax
+        js      drained
+        cmp     dword ptr [rbx + 272], -2
+        je      drained
+        mov     dword ptr [rbx + 28], eax
+drained:
         ret
 block:
         lea     rsi, [rbx + 616]
