@@ -153,6 +153,21 @@ class Units:
             offset = start + length
         return found
 
+    def type_signature(self, offset: int) -> tuple[int, int] | None:
+        """Return the signature of the type unit at an offset, and where in it the type is.
+
+        None for a unit of another kind, and for one that is damaged.
+        """
+        try:
+            wide, start, _ = self._length(offset)
+            section = self.sections.need(".debug_info")
+            if section.number(start, 2) < 5 or section.number(start + 2, 1) != c.DW_UT_type:
+                return None
+            at = start + (12 if wide else 8)
+            return section.number(at, 8), section.number(at + 8, 8 if wide else 4)
+        except DwarfError:
+            return None
+
     def containing(self, offset: int) -> Unit:
         """Return the unit that has an offset of .debug_info; raises DwarfError."""
         at = bisect_right(self.offsets, offset)
