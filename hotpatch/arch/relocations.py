@@ -34,15 +34,42 @@ R_X86_64_PC8 = 15
 R_X86_64_DTPMOD64 = 16
 R_X86_64_DTPOFF64 = 17
 R_X86_64_TPOFF64 = 18
+R_X86_64_TLSGD = 19
+R_X86_64_TLSLD = 20
+R_X86_64_DTPOFF32 = 21
+R_X86_64_GOTTPOFF = 22
+R_X86_64_TPOFF32 = 23
 R_X86_64_PC64 = 24
+R_X86_64_GOTOFF64 = 25
+R_X86_64_GOTPC32 = 26
 R_X86_64_SIZE32 = 32
 R_X86_64_SIZE64 = 33
+R_X86_64_GOTPC32_TLSDESC = 34
+R_X86_64_TLSDESC_CALL = 35
 R_X86_64_TLSDESC = 36
 R_X86_64_IRELATIVE = 37
 R_X86_64_RELATIVE64 = 38
+R_X86_64_GOTPCRELX = 41
+R_X86_64_REX_GOTPCRELX = 42
 
 TLS_TYPES = frozenset((R_X86_64_DTPMOD64, R_X86_64_DTPOFF64, R_X86_64_TPOFF64, R_X86_64_TLSDESC))
 FUNCTION_POINTER_TYPES = frozenset((R_X86_64_64, R_X86_64_GLOB_DAT, R_X86_64_JUMP_SLOT))
+
+GOT_TYPES = frozenset((R_X86_64_GOTPCREL, R_X86_64_GOTPCRELX, R_X86_64_REX_GOTPCRELX))
+"""The distance of a slot with the address of the symbol."""
+DISTANCES = GOT_TYPES | {
+    R_X86_64_PC32,
+    R_X86_64_PLT32,
+    R_X86_64_TLSGD,
+    R_X86_64_TLSLD,
+    R_X86_64_GOTTPOFF,
+    R_X86_64_GOTPC32,
+    R_X86_64_GOTPC32_TLSDESC,
+}
+"""Fields of instructions that hold a distance from behind the instruction."""
+
+_EIGHT_BYTES = (R_X86_64_64, R_X86_64_PC64, R_X86_64_GOTOFF64, R_X86_64_DTPOFF64, R_X86_64_TPOFF64)
+_OTHER_SIZES = {R_X86_64_NONE: 0, R_X86_64_TLSDESC_CALL: 0}
 
 _NAMES = {
     number: name[len("R_X86_64_") :]
@@ -111,6 +138,22 @@ RULES = {
     R_X86_64_SIZE64: Rule(8, False, _size_and_addend),
 }
 """The types that are arithmetic alone, and so can be applied by `relocated`."""
+
+
+class Entry(NamedTuple):
+    """A relocation of an object file: `offset` in its section, `symbol` as a row of .symtab."""
+
+    offset: int
+    type: int
+    symbol: int
+    addend: int
+
+
+def field_size(number: int) -> int:
+    """Return the bytes of the field that a relocation of an object file is about."""
+    if number in RULES:
+        return RULES[number].size
+    return _OTHER_SIZES.get(number, 8 if number in _EIGHT_BYTES else 4)
 
 
 def relocation_name(number: int) -> str:

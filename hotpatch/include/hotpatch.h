@@ -142,6 +142,26 @@
 #define HOTPATCH_TRANSFER(f) HOTPATCH_TRANSFER_RECORD_(transfer_##f, f, HOTPATCH_KIND_TRANSFER)
 #define HOTPATCH_REVERSE(f) HOTPATCH_TRANSFER_RECORD_(reverse_##f, f, HOTPATCH_KIND_REVERSE)
 
+/*
+ * The target's `target_type` is another one with this patch: here it is `new_type`, and what the
+ * target has now is `old_type`. Any of the three may be the same name:
+ *
+ *     HOTPATCH_TYPE(struct entry, struct entry_v1, struct entry);
+ *
+ * A transfer has to turn the old ones into new ones. Every function of the target with a variable or
+ * parameter of such a type, or that points to one, has to be replaced; `f` is one that need not be,
+ * as it only hands them on.
+ */
+#define HOTPATCH_TYPE(target_type, old_type, new_type)                                             \
+    HOTPATCH_COMPLETE_(old_type);                                                                  \
+    HOTPATCH_COMPLETE_(new_type);                                                                  \
+    HOTPATCH_NUMBERED_RECORD_(__COUNTER__, HOTPATCH_KIND_TYPE, #target_type "=" #new_type,         \
+                              #old_type)
+#define HOTPATCH_UNAFFECTED(f)                                                                     \
+    HOTPATCH_NUMBERED_RECORD_(__COUNTER__, HOTPATCH_KIND_UNAFFECTED, #f, 0)
+#define HOTPATCH_UNAFFECTED_STATIC(source_file, f)                                                 \
+    HOTPATCH_NUMBERED_RECORD_(__COUNTER__, HOTPATCH_KIND_UNAFFECTED, #f, source_file)
+
 /* ---- The records: what hotpatch reads (hotpatch/patch/manifest.py) --------------------------- */
 
 struct hotpatch_record {
@@ -164,6 +184,8 @@ struct hotpatch_record {
 #define HOTPATCH_KIND_REVERSE 23     /* the same */
 #define HOTPATCH_KIND_CHECK 25       /* the same */
 #define HOTPATCH_KIND_ADAPT 28       /* as REPLACE */
+#define HOTPATCH_KIND_UNAFFECTED 41  /* function of the target, source file or null */
+#define HOTPATCH_KIND_TYPE 42        /* "target=new", the old one: types as C spells them */
 #define HOTPATCH_KIND_RUNTIME 26     /* "rollback" or "settle", struct hotpatch_runtime, code */
 
 #if defined(__has_attribute)
@@ -180,9 +202,11 @@ struct hotpatch_record {
 
 #ifdef __cplusplus
 #define HOTPATCH_ADDRESS_(f) reinterpret_cast<void (*)(void)>(&f)
+#define HOTPATCH_COMPLETE_(type) static_assert(sizeof(type) > 0, #type)
 #define HOTPATCH_INT_VOID_(f) static_assert(sizeof(static_cast<int (*)(void)>(&f)), "int f(void)")
 #else
 #define HOTPATCH_ADDRESS_(f) (void (*)(void))&f
+#define HOTPATCH_COMPLETE_(type) _Static_assert(sizeof(type) > 0, #type)
 #define HOTPATCH_INT_VOID_(f)                                                                      \
     _Static_assert(__builtin_types_compatible_p(__typeof__(&f), int (*)(void)),                    \
                    #f " has to be int " #f "(void)")

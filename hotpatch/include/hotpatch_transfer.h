@@ -284,6 +284,112 @@ static inline void hotpatch_settle_(int failed)
     for (__typeof__(head) node = (head), hotpatch_next_;                                           \
          node && ((hotpatch_next_ = node->next), 1); node = hotpatch_next_)
 
+/* ---- Making objects anew --------------------------------------------------------------------- */
+
+/*
+ * For objects that refer to each other in any way: what was `object` is made anew, once, and the
+ * address of the new one is returned, however often it is asked for. It is filled later, by
+ * `copy(new, object)`, which may ask for others; hotpatch_move_all() sees to that, for all that were
+ * asked for, and gives the old ones back. hotpatch_visit() is the same for one that stays where it
+ * is: `copy(object, object)` is called once. Null is returned for null.
+ */
+typedef void hotpatch_copy_(void *to, const void *from);
+
+struct hotpatch_move_ {
+    void *from, *to;
+    hotpatch_copy_ *copy;
+};
+
+struct hotpatch_moves_ {
+    struct hotpatch_move_ *list; /* in the order in which they were asked for */
+    uint64_t count, room;
+    uint32_t *slots; /* a hash table of numbers in the list, from 1 on; twice as large */
+};
+
+static inline struct hotpatch_moves_ *hotpatch_moves_(void)
+{
+    static struct hotpatch_moves_ moves;
+    return &moves;
+}
+
+static inline uint64_t hotpatch_slot_(const void *object, uint64_t slots)
+{
+    uint64_t hash = (uint64_t)(uintptr_t)object * 0x9e3779b97f4a7c15u;
+    return (hash >> 20) & (slots - 1);
+}
+
+static inline void hotpatch_place_(struct hotpatch_moves_ *moves, uint64_t number)
+{
+    uint64_t at = hotpatch_slot_(moves->list[number - 1].from, 2 * moves->room);
+    while (moves->slots[at])
+        at = (at + 1) & (2 * moves->room - 1);
+    moves->slots[at] = (uint32_t)number;
+}
+
+static inline void hotpatch_give_room_(struct hotpatch_moves_ *moves)
+{
+    struct hotpatch_moves_ more = *moves;
+    more.room = moves->room ? 2 * moves->room : 4096;
+    more.list = (struct hotpatch_move_ *)hotpatch_map_(more.room * sizeof *more.list);
+    more.slots = (uint32_t *)hotpatch_map_(2 * more.room * sizeof *more.slots);
+    if (!more.list || !more.slots)
+        hotpatch_fail("there is no memory for the list of objects that are made anew");
+    if (moves->room) {
+        __builtin_memcpy(more.list, moves->list, moves->count * sizeof *more.list);
+        hotpatch_unmap_(moves->list, moves->room * sizeof *moves->list);
+        hotpatch_unmap_(moves->slots, 2 * moves->room * sizeof *moves->slots);
+    }
+    *moves = more;
+    for (uint64_t number = 1; number <= moves->count; number++)
+        hotpatch_place_(moves, number);
+}
+
+static inline void *hotpatch_moved_(void *object, size_t size, hotpatch_copy_ *copy)
+{
+    struct hotpatch_moves_ *moves = hotpatch_moves_();
+    if (!object)
+        return object;
+    if (moves->count == moves->room)
+        hotpatch_give_room_(moves);
+    for (uint64_t at = hotpatch_slot_(object, 2 * moves->room); moves->slots[at];
+         at = (at + 1) & (2 * moves->room - 1))
+        if (moves->list[moves->slots[at] - 1].from == object)
+            return moves->list[moves->slots[at] - 1].to;
+    struct hotpatch_move_ *move = &moves->list[moves->count++];
+    move->from = object;
+    move->to = size ? hotpatch_alloc(size) : object;
+    move->copy = copy;
+    hotpatch_place_(moves, moves->count);
+    return move->to;
+}
+
+static inline void *hotpatch_move(void *object, size_t size, hotpatch_copy_ *copy)
+{
+    return hotpatch_moved_(object, size ? size : 1, copy);
+}
+
+static inline void *hotpatch_visit(void *object, hotpatch_copy_ *copy)
+{
+    return hotpatch_moved_(object, 0, copy);
+}
+
+static inline void hotpatch_move_all(void)
+{
+    struct hotpatch_moves_ *moves = hotpatch_moves_();
+    for (uint64_t i = 0; i < moves->count; i++) {
+        struct hotpatch_move_ move = moves->list[i]; /* the list may grow, and lie elsewhere */
+        hotpatch_progress(i, moves->count);
+        move.copy(move.to, move.from);
+        if (move.to != move.from)
+            hotpatch_free(move.from);
+    }
+    if (moves->room) {
+        hotpatch_unmap_(moves->list, moves->room * sizeof *moves->list);
+        hotpatch_unmap_(moves->slots, 2 * moves->room * sizeof *moves->slots);
+    }
+    __builtin_memset(moves, 0, sizeof *moves);
+}
+
 /* ---- Shadow variables ------------------------------------------------------------------------ */
 
 /*

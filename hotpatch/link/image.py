@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING, NamedTuple
 from hotpatch.arch import relocations as r
 from hotpatch.elf.content import ElfError
 from hotpatch.errors import Refused
-from hotpatch.link import duplicates, layout, startup
+from hotpatch.link import duplicates, layout, scope, startup
 from hotpatch.link.bind import Binder, Binding, check_libraries
 from hotpatch.link.layout import PAGE, Run
 from hotpatch.link.relocate import Call, Relocator
 from hotpatch.link.scope import exported
 from hotpatch.link.target import Process
+from hotpatch.link.tls import ThreadLocals
 from hotpatch.link.values import TLS_GET_ADDR, Values
 from hotpatch.link.variables import Trampolines, Variables
+from hotpatch.patch.places import THREAD_TYPES
 
 if TYPE_CHECKING:
     from hotpatch.patch.file import PatchFile
@@ -89,6 +91,7 @@ def _link(
     variables = Variables(process, binder, code.entries if code else None)
     relocator = Relocator(elf, content, base, values, variables)
     relocator.run()
+    _fill_places(process, patch, relocator)
     if missing := [*values.missing, *variables.missing]:
         raise binder.missing(missing)
     slots = [call.slot - bias for call in relocator.calls if call.slot is not None]
@@ -108,6 +111,17 @@ def _link(
         bindings=_sorted({**values.bindings, **variables.bindings}),
         warnings=(*binder.warnings, *duplicates.warnings(elf, binder.home)),
     )
+
+
+def _fill_places(process: Process, patch: PatchFile, relocator: Relocator) -> None:
+    """Fill what a built patch refers to by addresses of the build that it is made for."""
+    if not patch.places:
+        return
+    module = scope.home_of_places(process, patch)
+    threads = any(place.type in THREAD_TYPES for place in patch.places)
+    block = ThreadLocals(process).place(module).offset if threads else None
+    for place in patch.places:
+        relocator.fill(place, None if place.inside else module, block)
 
 
 class _Code:

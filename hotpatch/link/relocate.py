@@ -17,10 +17,13 @@ from hotpatch.link import layout
 from hotpatch.link.values import Values
 from hotpatch.link.variables import Variables
 from hotpatch.patch.manifest import records_range
+from hotpatch.patch.places import THREAD_TYPES
 
 if TYPE_CHECKING:
     from hotpatch.elf.file import ElfFile
     from hotpatch.elf.relocations import Relocation
+    from hotpatch.link.target import Module
+    from hotpatch.patch.places import PlaceEntry
 
 
 class Call(NamedTuple):
@@ -57,6 +60,36 @@ class Relocator:
         """
         for relocation in self._elf.relocations:
             self._apply(relocation)
+
+    def fill(self, place: PlaceEntry, module: Module | None, block: int | None) -> None:
+        """Fill a field that refers to `module`, or into the image where that is None.
+
+        `block` is the distance of the module's thread-local block from the thread pointer.
+        """
+        start = place.offset - self._start
+        bias = self._bias if module is None else module.bias
+        if place.type in THREAD_TYPES:
+            if block is None:
+                raise Refused(
+                    f"{self._elf.name} uses thread-local variables whose place is not known",
+                    "build the patch for the program, not for a library that it opens later",
+                )
+            eight = place.type == r.R_X86_64_TPOFF64
+            type_, value = r.R_X86_64_64 if eight else r.R_X86_64_32S, place.value + block
+        else:
+            type_, value = place.type, place.value + bias
+        try:
+            operands = r.Operands(P=self._bias + place.offset, S=value)
+            field = r.relocated(type_, operands)
+        except r.RelocationOverflow as error:
+            raise Refused(
+                f"{self._elf.name} does not reach the target from where there is room for it: "
+                f"{error}",
+                "there is no free memory near enough; restart the target",
+            ) from None
+        if start + len(field) > len(self._image):
+            self._image.extend(bytes(start + len(field) - len(self._image)))
+        self._image[start : start + len(field)] = field
 
     def _apply(self, relocation: Relocation) -> None:
         type_ = relocation.type

@@ -158,7 +158,10 @@ def find_replaced(
     Raises `Refused` where there is none, naming similar ones, or several.
     """
     name, file = replacement.name, replacement.file
-    made_for = _made_for(process, patch)
+    made_for = made_for_modules(process, patch)
+    if places := getattr(replacement, "places", ()):
+        module = home_of_places(process, patch)
+        return Definition(module, _built_for(name, *places[0]))
     modules = made_for or list(process.modules)
     found = None if file else _global_function(modules, name)
     if found is None:
@@ -169,6 +172,24 @@ def find_replaced(
     if found.symbol.type == c.STT_GNU_IFUNC:
         raise _indirect(process, found)
     return found
+
+
+def home_of_places(process: Process, patch: PatchFile) -> Module:
+    """Return the one module whose addresses a built patch knows; raises Refused."""
+    modules = made_for_modules(process, patch) or [m for m in process.modules if m.program]
+    if len(modules) != 1:
+        raise Refused(
+            f"the target has {len(modules)} modules that the patch could be for", "build it anew"
+        )
+    return modules[0]
+
+
+def _built_for(name: str, address: int, size: int) -> Symbol:
+    """Return the symbol that a function has, or had before its binary was stripped."""
+    from hotpatch.elf.symbols import Symbol  # noqa: PLC0415
+
+    bind, visibility = c.STB_LOCAL, c.STV_DEFAULT
+    return Symbol(name, address, size, c.STT_FUNC, bind, visibility, 1, None, None, False)
 
 
 def functions_named(process: Process, name: str, file: str | None) -> list[Definition]:
@@ -236,7 +257,7 @@ def _indirect(process: Process, found: Definition) -> Refused:
     )
 
 
-def _made_for(process: Process, patch: PatchFile) -> list[Module]:
+def made_for_modules(process: Process, patch: PatchFile) -> list[Module]:
     """Return the modules that a patch is made for, [] where that is the program, or not said."""
     named = {name for name, _ in patch.build_ids}
     if not named or None in named:

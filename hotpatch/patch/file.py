@@ -17,6 +17,7 @@ from importlib import import_module
 from stat import S_ISREG
 from typing import TYPE_CHECKING, NamedTuple
 
+from hotpatch.arch.relocations import field_size
 from hotpatch.elf.file import ElfError, ElfFile
 from hotpatch.errors import Refused
 from hotpatch.patch import checks
@@ -26,9 +27,12 @@ from hotpatch.patch.manifest import (
     Runtime,
     StaticReference,
     Transfer,
+    TypeChange,
+    Unaffected,
     UpdatePoint,
     read_manifest,
 )
+from hotpatch.patch.places import PLACE_TYPES, PlaceEntry, read_places
 from hotpatch.patch.trust import problem_of
 
 if TYPE_CHECKING:
@@ -60,6 +64,15 @@ class PatchFile(NamedTuple):
     """Where the log of what transfers change is; None where the patch has none."""
     build_ids: tuple[tuple[str | None, str], ...]
     """The builds it is made for: soname or file name of a library, None for the program."""
+    places: tuple[PlaceEntry, ...]
+    """The fields of a built patch that hold addresses of that build."""
+    types: tuple[TypeChange, ...]
+    """The types that it changes."""
+    unaffected: tuple[Unaffected, ...]
+    """Functions of the target that go on working with these."""
+    facts: tuple[tuple[str, str], ...]
+    reasons: tuple[tuple[str, str], ...]
+    """What a built patch says of its origin, and why each function is in it."""
     trust: str | None
     """Why the file is not to be trusted with the target's rights (see `hotpatch.patch.trust`)."""
 
@@ -102,6 +115,11 @@ class PatchFile(NamedTuple):
             transfers=manifest.transfers,
             runtime=manifest.runtime,
             build_ids=manifest.build_ids,
+            places=_places(elf, manifest),
+            types=manifest.types,
+            unaffected=manifest.unaffected,
+            facts=manifest.facts,
+            reasons=manifest.reasons,
             trust=None,
         )
 
@@ -157,6 +175,20 @@ def _check_file(elf: ElfFile) -> None:
         elf.read(relocation.offset, 8)
     for address in (*elf.init_functions, *elf.fini_functions):
         elf.read(address, 1)
+
+
+def _places(elf: ElfFile, manifest: Manifest) -> tuple[PlaceEntry, ...]:
+    """Return the places; they mean nothing but in the build that the patch is made for."""
+    found = tuple(read_places(elf))
+    if (found or any(r.places for r in manifest.replacements)) and len(manifest.build_ids) != 1:
+        raise Refused(
+            "the patch has addresses of a build, and does not say of which", "build it anew"
+        )
+    for place in found:
+        if place.type not in PLACE_TYPES:
+            raise Refused(f"the patch has a place of type {place.type}", "build it anew")
+        elf.read(place.offset, field_size(place.type))
+    return found
 
 
 def _replacements(

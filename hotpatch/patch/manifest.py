@@ -12,6 +12,7 @@ that this hotpatch would leave undone. Such a patch is refused.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
@@ -27,16 +28,19 @@ if TYPE_CHECKING:
 SECTION = "hotpatch_records"
 
 _RECORD = Struct("<IIQQQ")  # kind, version, name, extra, address
-_NAME, _EXTRA, _ADDRESS = 8, 16, 24  # offsets of the pointers
+NAME_FIELD, EXTRA_FIELD, ADDRESS_FIELD = 8, 16, 24  # offsets of the pointers
 _VERSION = 1
 _LONGEST_STRING = 4096
 
 REPLACE, STATIC, BUILD_ID, NAME, DESCRIPTION = range(1, 6)
 # From here on, no single bit turns another kind into one.
 UPDATE_POINT, TRANSFER, REVERSE, CHECK, RUNTIME, ADAPT = 8, 14, 23, 25, 26, 28
+REPLACE_AT, FACT, REASON = 38, 49, 50
+UNAFFECTED, TYPE = 41, 42
 _KINDS = (
     *(REPLACE, STATIC, BUILD_ID, NAME, DESCRIPTION),
     *(UPDATE_POINT, TRANSFER, REVERSE, CHECK, RUNTIME, ADAPT),
+    *(REPLACE_AT, FACT, REASON, UNAFFECTED, TYPE),
 )
 
 
@@ -57,6 +61,8 @@ class Replacement(NamedTuple):
     """Name of the new function in the patch's source."""
     adapts: bool = False
     """The function of that name in the patch is another one, and this one is for old callers."""
+    places: tuple[tuple[int, int], ...] = ()
+    """Where a built patch knows the code to be: virtual addresses and sizes, the entry's first."""
 
 
 class UpdatePoint(NamedTuple):
@@ -65,6 +71,24 @@ class UpdatePoint(NamedTuple):
     name: str
     file: str | None
     """The source file that defines it, for a static function whose name alone is not enough."""
+
+
+class TypeChange(NamedTuple):
+    """A type of the target that is another one with the patch: spelled as C does."""
+
+    target: str
+    """What the target calls it."""
+    old: str
+    """What the patch calls it as the target has it."""
+    new: str
+    """What the patch makes of it."""
+
+
+class Unaffected(NamedTuple):
+    """A function of the target that goes on working with the types that the patch changes."""
+
+    name: str
+    file: str | None
 
 
 class Transfer(NamedTuple):
@@ -119,6 +143,12 @@ class Manifest(NamedTuple):
     transfers: tuple[Transfer, ...] = ()
     """In the order in which they are to be run."""
     runtime: Runtime | None = None
+    types: tuple[TypeChange, ...] = ()
+    unaffected: tuple[Unaffected, ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
+    """What it was made of, and for: pairs of a key and a text."""
+    reasons: tuple[tuple[str, str], ...] = ()
+    """Why each function and variable is in a built patch."""
 
 
 def read_manifest(elf: ElfFile) -> Manifest:
@@ -128,7 +158,7 @@ def read_manifest(elf: ElfFile) -> Manifest:
     """
     records = list(_records(elf))
     return Manifest(
-        tuple(_replacement(record) for record in records if record.kind in (REPLACE, ADAPT)),
+        tuple(_replacement(r) for r in records if r.kind in (REPLACE, ADAPT, REPLACE_AT)),
         _static_references(records),
         tuple(_build_id(record) for record in records if record.kind == BUILD_ID),
         _text(records, NAME),
@@ -136,7 +166,16 @@ def read_manifest(elf: ElfFile) -> Manifest:
         tuple(_point(record) for record in records if record.kind == UPDATE_POINT),
         _transfers(records),
         _runtime(records),
+        tuple(dict.fromkeys(_type(record) for record in records if record.kind == TYPE)),
+        tuple(_unaffected(record) for record in records if record.kind == UNAFFECTED),
+        _texts(records, FACT),
+        _texts(records, REASON),
     )
+
+
+def pack_record(kind: int) -> bytes:
+    """Return a record without its pointers, which are relocations' to fill."""
+    return _RECORD.pack(kind, _VERSION, 0, 0, 0)
 
 
 def records_range(elf: ElfFile) -> range:
@@ -172,7 +211,7 @@ def _record(
         )
     name, extra, function = (
         _pointer(elf, relocations.get(address + offset), value)
-        for offset, value in zip((_NAME, _EXTRA, _ADDRESS), pointers, strict=True)
+        for offset, value in zip((NAME_FIELD, EXTRA_FIELD, ADDRESS_FIELD), pointers, strict=True)
     )
     if kind == RUNTIME:
         return Record(kind, _string(elf, name), None, function, extra)
@@ -232,13 +271,40 @@ def _replacement(record: Record) -> Replacement:
     name, _, symbol = (record.name or "").partition("=")
     if not (name and symbol) or record.address is None:
         raise _damaged(f"a replacement of {record.name!r} by {record.address}")
+    if record.kind == REPLACE_AT:
+        return Replacement(name, None, record.address, symbol, places=_places(record.extra or ""))
     return Replacement(name, record.extra, record.address, symbol, record.kind == ADAPT)
+
+
+def _places(text: str) -> tuple[tuple[int, int], ...]:
+    found = re.fullmatch(r"0x[0-9a-f]{1,16}\+\d{1,9}(?: 0x[0-9a-f]{1,16}\+\d{1,9})*", text)
+    if not found:
+        raise _damaged(f"code at {text[:40]!r}")
+    pairs = (each.split("+") for each in text.split(" "))
+    return tuple((int(address, 16), int(size)) for address, size in pairs)
 
 
 def _point(record: Record) -> UpdatePoint:
     if not record.name:
         raise _damaged("an update point without a name")
     return UpdatePoint(record.name, record.extra)
+
+
+def _type(record: Record) -> TypeChange:
+    target, _, new = (record.name or "").partition("=")
+    if not (target and new and record.extra):
+        raise _damaged(f"a change of the type {record.name!r} from {record.extra!r}")
+    return TypeChange(_spelled(target), _spelled(record.extra), _spelled(new))
+
+
+def _spelled(type_: str) -> str:
+    return " ".join(type_.split())
+
+
+def _unaffected(record: Record) -> Unaffected:
+    if not record.name:
+        raise _damaged("an unaffected function without a name")
+    return Unaffected(record.name, record.extra)
 
 
 def _transfers(records: list[Record]) -> tuple[Transfer, ...]:
@@ -304,6 +370,10 @@ def _build_id(record: Record) -> tuple[str | None, str]:
             "write it as `readelf -n` prints it",
         )
     return record.name or None, identifier
+
+
+def _texts(records: list[Record], kind: int) -> tuple[tuple[str, str], ...]:
+    return tuple((r.name or "", r.extra or "") for r in records if r.kind == kind)
 
 
 def _text(records: list[Record], kind: int) -> str | None:

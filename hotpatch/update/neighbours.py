@@ -8,6 +8,7 @@ from bisect import bisect_left, bisect_right
 from hotpatch.elf.file import ElfError
 from hotpatch.elf.symbols import Symbol
 from hotpatch.errors import Refused
+from hotpatch.link.scope import symbol_tables
 from hotpatch.process.image import Process
 from hotpatch.process.modules import Module
 from hotpatch.redirect.entry import Function, Stretch
@@ -25,8 +26,13 @@ class Neighbours:
         self._process = process
         self._sorted: dict[str, list[Symbol]] = {}
 
-    def function(self, module: Module, symbol: Symbol) -> Function:
-        """Return the live code of a function; raises Refused where it has no size."""
+    def function(
+        self, module: Module, symbol: Symbol, parts: tuple[tuple[int, int], ...] = ()
+    ) -> Function:
+        """Return the live code of a function; raises Refused where it has no size.
+
+        `parts` are pieces of it that are known besides those in symbol tables: address and size.
+        """
         address = module.bias + symbol.value
         if not symbol.size:
             raise Refused(
@@ -36,13 +42,15 @@ class Neighbours:
         symbols = self._symbols(module)
         near = self._near(symbols, symbol)
         self._warn_of_aliases(module, symbol, near)
-        fragments = module.elf.symbols.fragments(symbol)
+        tables = symbol_tables(module)  # a stripped program's debug file has what it was split into
+        listed = ((s.value, s.size) for t in tables for s in t.fragments(symbol) if s.size)
+        fragments = dict.fromkeys((*listed, *parts))
         return Function(
             symbol.name,
             address,
             self._process.read(address, symbol.size),
             self._gaps(module, symbols, symbol),
-            tuple(self._stretch(module, s.value, s.size) for s in fragments if s.size),
+            tuple(self._stretch(module, *part) for part in fragments),
             tuple(module.bias + s.value for s in near if s.value != symbol.value),
             self._process.read,
         )

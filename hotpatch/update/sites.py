@@ -58,7 +58,8 @@ def find_sites(process: Process, patch: PatchFile, neighbours: Neighbours) -> li
         replacement = wanted if isinstance(wanted, Replacement) else None
         module = process.module_at(definition.address)
         assert module is not None
-        function = neighbours.function(module, definition.symbol)
+        parts = replacement.places[1:] if replacement else ()
+        function = neighbours.function(module, definition.symbol, parts)
         under = chain.below(process, function.address)
         if under:
             entry = redirect.chained_entry(
