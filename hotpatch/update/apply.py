@@ -55,7 +55,7 @@ def apply(process: Process, patch: PatchFile, options: Options, force: bool = Fa
 def _staged(session: Session, patch: PatchFile, force: bool) -> Plan:
     """Plan and stage; again, when the target has mapped something else into the place meanwhile."""
     for _ in range(_PLACES_TRIED):
-        plan = make_plan(session.process, patch, force)
+        plan = make_plan(session.process, patch, force, require_types=session.options.require_types)
         try:
             staging.stage(session, plan)
         except staging.Occupied:

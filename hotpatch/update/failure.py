@@ -16,6 +16,7 @@ from hotpatch.dwarf.cursor import DwarfError
 from hotpatch.dwarf.lines import SourceLines
 from hotpatch.elf.file import ElfError, ElfFile
 from hotpatch.errors import HotpatchError, RolledBack
+from hotpatch.quiescence.places import Places
 from hotpatch.quiescence.unwind import Frame, Unwinder
 from hotpatch.update import job
 from hotpatch.update.session import Session
@@ -100,7 +101,8 @@ def _frames(session: Session, fault: Fault | None, image: Image) -> tuple[str, .
         return part
 
     stack = Unwinder(session.process).unwind(fault.registers, read, _MOST_FRAMES)
-    return tuple(_place(session, frame, image) for frame in stack.frames if _is_code(frame, image))
+    frames = (frame for frame in stack.frames if _is_code(frame, image))
+    return tuple(place_of(session.places, frame, image) for frame in frames)
 
 
 def _is_code(frame: Frame, image: Image) -> bool:
@@ -111,10 +113,11 @@ def _is_code(frame: Frame, image: Image) -> bool:
     return image.elf.symbols.at(frame.pc - frame.call - image.bias) is not None
 
 
-def _place(session: Session, frame: Frame, image: Image) -> str:
+def place_of(places: Places, frame: Frame, image: Image) -> str:
+    """Return where a frame is, with the line in the patch's source for one of its code."""
     pc = frame.pc - frame.call
     if not image.start <= pc < image.end or image.elf is None:
-        return str(session.places.of(frame))
+        return str(places.of(frame))
     symbol = image.elf.symbols.at(pc - image.bias)
     name = f"{symbol.name}+{frame.pc - image.bias - symbol.value:#x}" if symbol else f"{pc:#x}"
     try:

@@ -28,6 +28,7 @@ from hotpatch.update.places import CALL_ROOM, SCRATCH_OFFSET, Place, find_places
 from hotpatch.update.programs import program
 from hotpatch.update.result import Step
 from hotpatch.update.sites import Site, find_sites, group_sites
+from hotpatch.update.typing import check_types
 from hotpatch.update.verdicts import Verdict, verdicts
 
 _PROT_READ, _PROT_WRITE, _PROT_RW = 1, 2, 3
@@ -68,6 +69,7 @@ class Plan(NamedTuple):
     replace: tuple[str, ...]
     points: tuple[str, ...]
     forced: bool
+    require_types: bool
     bindings: tuple[Binding, ...]
     verdicts: tuple[Verdict, ...]
 
@@ -95,15 +97,18 @@ def make_plan(
     force: bool = False,
     replace: tuple[str, ...] = (),
     points: tuple[str, ...] = (),
+    require_types: bool = False,
 ) -> Plan:
     """Plan the update of a process; raises Refused, with what doesn't fit and what to do.
 
     `force` skips those refusals whose message says so; `replace` and `points` are what the patch
-    was opened with.
+    was opened with; with `require_types` a patch is refused whose types can't be checked.
     """
     _check(process, patch, force)
     neighbours = Neighbours(process)
-    groups = group_sites(find_sites(process, patch, neighbours))
+    sites = find_sites(process, patch, neighbours)
+    types = check_types(process, patch, sites, require_types)
+    groups = group_sites(sites)
     places = find_places(process, patch, groups)
     main = places[0]
     switch = main.start + ledger.SWITCH_OFFSET
@@ -143,12 +148,13 @@ def make_plan(
         bias,
         main.call + SCRATCH_OFFSET,
         record,
-        (*image.warnings, *neighbours.warnings),
+        (*image.warnings, *neighbours.warnings, *types.warnings),
         replace,
         points,
         force,
+        require_types,
         image.bindings,
-        verdicts(patch, functions, image),
+        verdicts(patch, functions, image, types),
     )
 
 

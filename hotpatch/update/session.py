@@ -42,8 +42,9 @@ _LONGEST_S, _LONGEST_NAP_S = 2.0, 0.1
 class Options(NamedTuple):
     """Limits of an update: seconds to wait for quiescence, ms to hold the target at most.
 
-    `transfer_timeout` is how many seconds checks and transfers may take together, and `rehearse`
-    whether they are tried out in a replica before.
+    `transfer_timeout` is how many seconds checks and transfers may take together, `rehearse`
+    whether they are tried out in a replica before, and `require_types` whether a patch is refused
+    whose types can't be checked.
     """
 
     timeout: float = 10.0
@@ -51,6 +52,7 @@ class Options(NamedTuple):
     on_progress: Callable[[Progress], None] | None = None
     transfer_timeout: float = TRANSFER_TIMEOUT
     rehearse: bool = True
+    require_types: bool = False
 
 
 class Session:

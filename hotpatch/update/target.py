@@ -60,13 +60,14 @@ class Target:
         replace: Sequence[str] = (),
         force: bool = False,
         update_points: Sequence[str] = (),
+        require_types: bool = False,
     ) -> Plan:
         """Return what applying the patch at `path` would do; the target is not touched.
 
         `replace` names functions ("old" or "old=new") of a shared object without a
         manifest; `force` skips refusals that say they may be forced; `update_points` names
-        functions of the target at whose entry a thread may be, whatever has called them. Raises
-        Refused.
+        functions of the target at whose entry a thread may be, whatever has called them;
+        `require_types` refuses a patch whose types can't be checked. Raises Refused.
         """
         from hotpatch.patch.file import PatchFile  # noqa: PLC0415
         from hotpatch.update.plan import make_plan  # noqa: PLC0415
@@ -74,7 +75,9 @@ class Target:
         self._process.refresh()
         patch = PatchFile.open(os.fspath(path), replace, update_points)
         with self._process.expected_alive():
-            return make_plan(self._process, patch, force, tuple(replace), tuple(update_points))
+            return make_plan(
+                self._process, patch, force, tuple(replace), tuple(update_points), require_types
+            )
 
     def apply(
         self,
@@ -87,19 +90,29 @@ class Target:
         update_points: Sequence[str] = (),
         transfer_timeout: float = TRANSFER_TIMEOUT,
         rehearse: bool = True,
+        require_types: bool = False,
+        probation: float | None = None,
+        health: str | None = None,
     ) -> Result:
         """Apply a patch, given as a plan or a path; return what was done, read back.
 
         `timeout` is the seconds to wait for quiescence, `max_pause_ms` the longest that the target
         may be held, `on_progress` is called between tries, `transfer_timeout` is how many seconds
         the checks and transfers of the patch may take together; with `rehearse` they are tried out
-        in a replica of the target before. A plan whose patch file has changed since is Refused.
+        in a replica of the target before; `require_types` is as for `plan`. For `probation` seconds
+        after it the target is watched, and a failure of the new code, or of the shell command
+        `health`, takes the patch out again: RolledBack. A plan whose patch file has changed since
+        is Refused.
         """
         from hotpatch.patch.file import PatchFile  # noqa: PLC0415
         from hotpatch.update import apply as applying  # noqa: PLC0415
         from hotpatch.update.session import Options  # noqa: PLC0415
 
-        options = Options(timeout, max_pause_ms, on_progress, transfer_timeout, rehearse)
+        if not isinstance(plan, str | os.PathLike):
+            require_types = require_types or plan.require_types
+        options = Options(
+            timeout, max_pause_ms, on_progress, transfer_timeout, rehearse, require_types
+        )
         self._process.refresh()
         if isinstance(plan, str | os.PathLike):
             patch = PatchFile.open(os.fspath(plan), replace, update_points)
@@ -111,7 +124,13 @@ class Target:
                     f"{plan.path} has changed since it was checked", "check it again, then apply it"
                 )
         with self._process.expected_alive():
-            return applying.apply(self._process, patch, options, force)
+            result = applying.apply(self._process, patch, options, force)
+            if probation:
+                from hotpatch.update.probation import Probation, probe  # noqa: PLC0415
+
+                watched = Probation(probation, health)
+                result = probe(self._process, patch, result, watched, options)
+            return result
 
     def revert(
         self,
@@ -173,6 +192,9 @@ def apply(
     update_points: Sequence[str] = (),
     transfer_timeout: float = TRANSFER_TIMEOUT,
     rehearse: bool = True,
+    require_types: bool = False,
+    probation: float | None = None,
+    health: str | None = None,
 ) -> Result:
     """Apply the patch at `path` to process `pid`; see Target.apply."""
     with Target(pid) as target:
@@ -186,6 +208,9 @@ def apply(
             update_points,
             transfer_timeout,
             rehearse,
+            require_types,
+            probation,
+            health,
         )
 
 
@@ -195,10 +220,11 @@ def check(
     replace: Sequence[str] = (),
     force: bool = False,
     update_points: Sequence[str] = (),
+    require_types: bool = False,
 ) -> Plan:
     """Return the plan of applying the patch at `path` to process `pid`; see Target.plan."""
     with Target(pid) as target:
-        return target.plan(path, replace, force, update_points)
+        return target.plan(path, replace, force, update_points, require_types)
 
 
 def revert(

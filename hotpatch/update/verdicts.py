@@ -12,6 +12,7 @@ from typing import NamedTuple
 from hotpatch.link.image import LinkedImage
 from hotpatch.patch.file import PatchFile
 from hotpatch.process import ledger
+from hotpatch.update.typing import TypeCheck
 
 OK, FORCED, UNKNOWN = "ok", "forced", "unknown"
 
@@ -25,7 +26,10 @@ class Verdict(NamedTuple):
 
 
 def verdicts(
-    patch: PatchFile, functions: tuple[ledger.Function, ...], image: LinkedImage
+    patch: PatchFile,
+    functions: tuple[ledger.Function, ...],
+    image: LinkedImage,
+    types: TypeCheck,
 ) -> tuple[Verdict, ...]:
     """Return the verdicts on a patch that can be applied."""
     found = sum(binding.address != 0 for binding in image.bindings)
@@ -36,7 +40,16 @@ def verdicts(
         *_builds(patch),
         *(_function(function) for function in functions),
         Verdict("symbols", OK, f"{found} that the patch needs are in the target"),
+        *_types(types),
     )
+
+
+def _types(types: TypeCheck) -> list[Verdict]:
+    found = [Verdict("types", UNKNOWN, why) for why in types.unchecked]
+    if types.checked:
+        what = f"{types.checked} types, functions and variables are the same in both"
+        found.insert(0, Verdict("types", OK, what))
+    return found
 
 
 def _builds(patch: PatchFile) -> list[Verdict]:
