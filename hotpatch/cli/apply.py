@@ -25,6 +25,9 @@ OPTIONS = (
     options.NO_REHEARSE,
     options.REPLACE,
     options.UPDATE_POINT,
+    options.REQUIRE_TYPES,
+    options.PROBATION,
+    options.HEALTH,
     options.DRY_RUN,
     Option(("--force",), "skip a refusal that says it may be skipped; never one for safety"),
     options.EXE,
@@ -45,6 +48,13 @@ def run(arguments: Arguments, output: Output) -> int:
             "--rehearse puts the patch into the target, and --dry-run leaves that untouched",
             "leave one of them",
         )
+    if arguments.health and not arguments.probation:
+        raise Usage("--health is run during a probation", "say how long that is: --probation 60")
+    if arguments.probation and arguments.all_of:
+        raise Usage(
+            "--probation watches one process, and --all-of names all of a program",
+            "apply it to one of them with --probation first, and to all others afterwards",
+        )
     chosen = choose(arguments, 1, 1, "name a process and a patch: hotpatch apply PID PATCH.so")
     return update(chosen, Apply(chosen.operands[0], arguments), output)
 
@@ -62,7 +72,9 @@ class Apply:
         given = self._arguments
         plan = None
         if given.dry_run or (given.verbose and not given.json):
-            plan = target.plan(self._path, given.replace, given.force, given.update_point)
+            plan = target.plan(
+                self._path, given.replace, given.force, given.update_point, given.require_types
+            )
         if given.dry_run:
             assert plan is not None
             return Done(plan_fields(plan), plan_text(plan, given.verbose), plan.warnings)
@@ -76,6 +88,9 @@ class Apply:
             given.update_point,
             given.transfer_timeout,
             not given.no_rehearse,
+            given.require_types,
+            given.probation,
+            given.health,
         )
         if given.rehearse and result.rehearsal is None:
             nothing = "nothing was rehearsed: the patch has no checks or transfers"

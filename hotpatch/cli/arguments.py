@@ -53,11 +53,31 @@ class Arguments:
         self.transfer_timeout = 5.0
         self.rehearse = False
         self.no_rehearse = False
+        self.require_types = False
+        self.probation: float | None = None
+        self.health: str | None = None
         self.replace: list[str] = []
         self.update_point: list[str] = []
         self.exe: str | None = None
         self.all_of: str | None = None
         self.all = False
+        self.output: str | None = None
+        self.source: str | None = None
+        self.diff: list[str] = []
+        self.target: str | None = None
+        self.build_command: str | None = None
+        self.compile_commands: str | None = None
+        self.old: str | None = None
+        self.new: str | None = None
+        self.keep: list[str] = []
+        self.skip: list[str] = []
+        self.changed_type: list[str] = []
+        self.name: str | None = None
+        self.description: str | None = None
+        self.cve: list[str] = []
+        self.type: list[str] = []
+        self.work: str | None = None
+        self.jobs: int | None = None
         self.dry_run = False
         self.force = False
         self.json = False
@@ -85,6 +105,13 @@ def seconds(text: str) -> float:
 def milliseconds(text: str) -> float:
     """Return a length of a pause; raises ValueError."""
     return _number(text, "a number of milliseconds, more than 0", lambda value: value > 0)
+
+
+def whole_number(text: str) -> int:
+    """Return a count; raises ValueError."""
+    if not text.isdecimal() or not int(text):
+        raise ValueError("a number, 1 or more")
+    return int(text)
 
 
 def _number(text: str, wanted: str, good: Callable[[float], bool]) -> float:
@@ -131,6 +158,18 @@ UPDATE_POINT = Option(
     "apply where threads are at the entry of this function, whatever called it; repeatable",
     "FUNCTION",
     repeat=True,
+)
+REQUIRE_TYPES = Option(
+    ("--require-types",), "refuse a patch whose types can't be compared with the target's"
+)
+PROBATION = Option(
+    ("--probation",),
+    "watch it for so long, and take the patch out if its code fails",
+    "SECONDS",
+    seconds,
+)
+HEALTH = Option(
+    ("--health",), "a shell command that fails where the patch is to be taken out again", "COMMAND"
 )
 DRY_RUN = Option(("--dry-run",), "say what would be done; the target is not touched")
 

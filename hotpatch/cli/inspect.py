@@ -47,6 +47,9 @@ def describe(patch: PatchFile) -> dict[str, Any]:
         "build_ids": [{"module": name, "build_id": build} for name, build in patch.build_ids],
         "statics": [{"name": s.name, "file": s.file} for s in patch.statics],
         "needs": needed_symbols(patch),
+        "facts": [list(fact) for fact in patch.facts],
+        "reasons": [list(reason) for reason in patch.reasons],
+        "types": [change._asdict() for change in patch.types],
         "libraries": list(patch.elf.needed),
         "warnings": [patch.trust] if patch.trust else [],
     }
@@ -97,6 +100,9 @@ def _text(fields: dict[str, Any]) -> str:
     sections = {
         "update points:": [_qualified(point) for point in fields["update_points"]],
         "made for:": [f"{b['module'] or 'program'}: {b['build_id']}" for b in fields["build_ids"]],
+        "made of:": [f"{key}: {text}" for key, text in fields["facts"]],
+        "why:": [f"{name}: {text}" for name, text in fields["reasons"]],
+        "changes types:": [f"{t['target']} to {t['new']}" for t in fields["types"]],
         "runs:": [f"{hook['kind']} {hook['function']}" for hook in fields["hooks"]],
         "needs static:": [f"{s['name']} of {s['file']}" for s in fields["statics"]],
         "needs:": fields["needs"],

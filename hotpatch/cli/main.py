@@ -25,6 +25,8 @@ COMMANDS = {
     "check": "say what applying a patch would do; the target is not touched",
     "revert": "take a patch out of a process",
     "list": "list the patches in a process, or in every process of the host",
+    "build": "make a patch from a diff of the source, or from C written for it",
+    "transform": "write the state transformers of what changed between two builds",
     "stacks": "show what every thread of a process is doing, and who would block a patch",
     "inspect": "say what a patch replaces, brings and needs",
     "cflags": "print the compiler flags that find hotpatch.h",

@@ -24,6 +24,7 @@ _PHASES = {
     "arm": "waiting to redirect entries",
     "rehearse": "waiting for quiescence, to rehearse",
     "commit": "waiting for quiescence",
+    "probation": "watching the new code",
     "transfer": "carrying state over",
     "disarm": "waiting to restore entries",
     "unmap": "waiting to give memory back",

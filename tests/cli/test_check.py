@@ -35,6 +35,7 @@ def footprint(pid: int) -> tuple[str, str]:
 
 
 def test_the_target_is_untouched(program: Program) -> None:
+    program.expect_progress()  # all of its threads have begun, and their allocator with them
     before = footprint(program.pid)
     for options in ([], ["-v"], ["--json"]):
         assert hotpatch("check", *options, program.pid, patch("answer_original")).code == 0

@@ -183,7 +183,10 @@ def test_a_target_under_job_control_stays_stopped_and_is_patched() -> None:
         os.kill(child, signal.SIGSTOP)
         wait_until(lambda: program.ask()["stopped"] == 1, "the stop")
         hotpatch.apply(child, patch("answer_2"))
-        assert {state[0] for state in status_field(child, "State")} == {"T"}
+        # A thread that is let go needs a processor to get back into its stop.
+        wait_until(
+            lambda: {state[0] for state in status_field(child, "State")} == {"T"}, "the stop again"
+        )
         reply = program.ask()
         assert [reply[name] for name in ("sigchld", "stopped", "continued")] == [1, 1, 0]
         os.kill(child, signal.SIGCONT)

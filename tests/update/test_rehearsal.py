@@ -105,7 +105,7 @@ def test_a_reverse_that_does_not_take_all_back(
     state: Program, compile_shared: CompileShared
 ) -> None:
     text = "extern long fail_at;\n" + STATE
-    path = compile_shared(text, "-O2", "-DAFTER=hotpatch_set(fail_at, 77)")
+    path = compile_shared(text, "-O2", "-g", "-DAFTER=hotpatch_set(fail_at, 77)")
     result = hotpatch.apply(state.pid, path)
     (warning,) = result.warnings
     assert "1 variables are not as before: fail_at" in warning

@@ -65,6 +65,12 @@ struct connection_v3 {
     off_t offset, end;
 };
 
+HOTPATCH_TYPE(struct cached_file, struct cached_file_v3, struct cached_file);
+HOTPATCH_TYPE(struct connection, struct connection_v3, struct connection);
+/* Nothing calls these but what is replaced. */
+HOTPATCH_UNAFFECTED_STATIC("connection.c", transmit);
+HOTPATCH_UNAFFECTED_STATIC("cache.c", still_current);
+
 extern struct cached_file_v3 *cache_v3[BUCKETS_V3] __asm__("cache");
 HOTPATCH_EXTERN_STATIC_DATA_AS(root_v3, "cache.c", int, root);
 

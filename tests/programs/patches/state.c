@@ -106,3 +106,6 @@ static int shrink(void)
     return 0;
 }
 HOTPATCH_REVERSE(shrink);
+
+HOTPATCH_TYPE(struct entry_v1, struct entry_v1, struct entry_v2);
+HOTPATCH_UNAFFECTED(main); /* makes entries before it is ready, and none later */
