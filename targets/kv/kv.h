@@ -36,7 +36,7 @@ enum {
     LINE_SIZE = 8192,
     REPLY_SIZE = 65536,
     REPLY_ROOM = 32768, /* what the longest answer may need (STATS) */
-    MOST_KEYS = 1000000,
+    MOST_KEYS = 2000000,
     MOST_THREADS = 256,
 };
 

@@ -14,6 +14,7 @@ from tests.support.programs import ROOT
 from tests.targets.servers import Connection, Load, attempts
 
 FIX = str(ROOT / "targets" / "build" / "patches" / "kv-v1-v2.so")
+GROW = str(ROOT / "targets" / "build" / "patches" / "kv-v2-v3.so")
 WORKERS = 4
 
 
@@ -87,3 +88,36 @@ def test_every_worker_goes_on_and_none_is_interrupted(store: Store) -> None:
         if all(now["wakeups"] > a for now, a in zip(store.workers(), then, strict=True)):
             break
     assert {worker["interrupted"] for worker in store.workers()} == {0}
+
+
+def test_entries_that_grow_and_shrink(start: Callable[..., Any]) -> None:
+    """kv/2 to kv/3 and back: each entry is made anew, with all clients at it."""
+    server = start("kv-v2", "--threads", str(WORKERS))
+    port = server.ready()["port"]
+    options = ("--connections", "8", "--rate", "2000", "--seconds", "3600")
+    load = start("kvload", "--port", port, *options, kind=Load)
+    load.ready()
+    with Connection(int(port)) as connection:
+        for number in range(1000):
+            connection.ask(f"SET key{number} value {number}")
+        for _ in range(3):
+            assert connection.ask("TTL key7").startswith("ERR")
+            result = hotpatch.apply(server.pid, GROW)
+            assert result.rehearsal is not None
+            assert connection.ask("VERSION") == "VERSION kv/3"
+            assert connection.ask("TTL key7") == "VALUE -1"
+            assert connection.ask("EXPIRE key8 1000") == "OK"
+            assert connection.ask("TTL key8") == "VALUE 1000"
+            assert connection.ask("EXPIRE key9 0") == "OK"
+            assert connection.ask("GET key9") == "NONE"
+            connection.ask("SET key9 value 9")
+            for number in range(1000):
+                assert connection.ask(f"GET key{number}") == f"VALUE value {number}"
+            hotpatch.revert(server.pid)
+            assert connection.ask("VERSION") == "VERSION kv/2"
+            for number in range(1000):
+                assert connection.ask(f"GET key{number}") == f"VALUE value {number}"
+    load.process.terminate()
+    counted = load.result()
+    assert [counted[name] for name in ("status", "failures", "dropped", "refused")] == [0] * 4
+    assert set(counted["versions"]) == {"2", "3"}

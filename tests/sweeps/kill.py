@@ -4,9 +4,9 @@
     python -m tests.sweeps.kill [--only apply-forty ...] [--first POINT]
 
 For apply and revert, with 1 and with 41 functions (forty that must agree, and the one that calls
-them), with functions that all threads are in at every instant (a drain), and with state that is
-carried over, the command is run again and again, and ended with SIGKILL at the entry of its 1st,
-2nd, 3rd ... system call, until it gets to its end alive. After each death
+them), with functions that all threads are in at every instant (a drain), with state that is
+carried over, and with a probation, the command is run again and again, and ended with SIGKILL at
+the entry of its 1st, 2nd, 3rd ... system call, until it gets to its end alive. After each death
 
 - every thread of the target gets on with its work, and none was interrupted;
 - it answers wholly old or wholly new: the forty functions agree;
@@ -32,7 +32,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import NamedTuple
 
 import hotpatch
@@ -52,12 +52,13 @@ GET_SYSCALL_INFO = 0x420E
 
 
 class Case(NamedTuple):
-    """What is swept: the command, the patch, the answers before and after it."""
+    """What is swept: the command, the patch, the answers before and after it, more options."""
 
     command: str
     patch: str
     old: dict[str, str]
     new: dict[str, str]
+    options: tuple[str, ...] = ()
 
 
 ONE = ("forty-one", {"sum": "40", "f00": "1"}, {"sum": "1040", "f00": "1001"})
@@ -69,6 +70,7 @@ CASES = {
     for command in ("apply", "revert")
     for name, what in (("one", ONE), ("forty", FORTY), ("crowd", CROWD), ("state", STATE))
 }
+CASES["apply-probation"] = Case("apply", *ONE, ("--probation", "0.1", "--health", "true"))
 
 
 class Forty:
@@ -176,7 +178,7 @@ def patch_path(case: Case) -> str:
 def arguments(case: Case, pid: int) -> list[str]:
     """The command line of a case."""
     patch = [patch_path(case)] if case.command == "apply" else []
-    return [case.command, "--timeout", str(TIMEOUT), str(pid), *patch]
+    return [case.command, "--timeout", str(TIMEOUT), *case.options, str(pid), *patch]
 
 
 def sweep(case: Case, report: Callable[[str], None], first: int = 1) -> Counter[str]:
@@ -214,7 +216,7 @@ def run_forked(command: Sequence[str], point: int) -> bool:
         for fd in (0, 1, 2):
             os.dup2(null, fd)
         os._exit(command_line(list(command)))
-    ptrace.seize(child)
+    ptrace.seize(child, ptrace.O_TRACESYSGOOD | ptrace.O_TRACECLONE)
     ptrace.request(ptrace.INTERRUPT, child)
     os.write(go, b"g")
     os.close(go)
@@ -225,23 +227,30 @@ def run_forked(command: Sequence[str], point: int) -> bool:
 
 
 def trace(child: int, point: int) -> int:
-    """Let a child run to the entry of its `point`-th call and kill it there; its wait status."""
+    """Let a child run to the entry of its `point`-th call and kill it there; its wait status.
+
+    The calls of all of its threads count: one of them watches the target in a probation.
+    """
     calls = 0
     info = bytearray(88)
     buffer = (ctypes.c_char * len(info)).from_buffer(info)
     while True:
-        status = os.waitpid(child, ptrace.WALL)[1]
+        # The target is a child, too, but does not end.
+        tid, status = os.waitpid(-1, ptrace.WALL)
         stop = ptrace.decode(status)
         if stop.kind == "ended":
-            return status
+            if tid == child:
+                return status
+            continue
         if stop.kind == "syscall":
-            ptrace.request(GET_SYSCALL_INFO, child, len(info), ctypes.addressof(buffer))
+            ptrace.request(GET_SYSCALL_INFO, tid, len(info), ctypes.addressof(buffer))
             calls += info[0] == ENTRY
             if calls == point:
                 os.kill(child, signal.SIGKILL)
-                return os.waitpid(child, ptrace.WALL)[1]
+                continue  # the end of the first thread is reported when all others have ended
         passed_on = stop.signal if stop.kind == "signal" else 0
-        ptrace.request(ptrace.SYSCALL, child, None, passed_on)
+        with suppress(ProcessLookupError):
+            ptrace.request(ptrace.SYSCALL, tid, None, passed_on)
 
 
 def sweep_start(case: Case, report: Callable[[str], None]) -> Counter[str]:
