@@ -237,7 +237,12 @@ def test_a_patch_below_keeps_its_state(state: Program, compile_shared: CompileSh
     expect(state, OLD)
 
 
-WAIT = 'for (volatile long i = 0; i < 400000000; i++) __asm__ volatile("")'
+# Half a second of work, whatever the processor. The clock's struct timespec is two longs.
+WAIT = (
+    "do { extern int clock_gettime(int, void *); long now[2], end; clock_gettime(1, now); "
+    "end = now[0] * 1000 + now[1] / 1000000 + 500; "
+    "do clock_gettime(1, now); while (now[0] * 1000 + now[1] / 1000000 < end); } while (0)"
+)
 DEATHS = {
     "succeeds": (f"AFTER={WAIT}", NEW),
     "fails": (f"AFTER={WAIT}; return 1", OLD),
