@@ -164,7 +164,7 @@ class Assembly:
         else:
             raise Refused(
                 f"the new code uses the static thread-local variable `{place.name}` of a library",
-                "compile with -ftls-model=initial-exec",
+                "this is not supported yet: change a function that does not use it",
             )
 
     def _place(self, section: Sec, offset: int, type_: int, place: Place, addend: int) -> None:

@@ -131,11 +131,10 @@ class Project:
         return f"{fields['reason']} | {fields['hint']}"
 
     @contextmanager
-    def running(self) -> Iterator[Running]:
+    def running(self, cwd: Path | None = None) -> Iterator[Running]:
         """Start the program, and end it."""
-        process = subprocess.Popen(
-            [self.program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-        )
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        process = subprocess.Popen([self.program], text=True, bufsize=1, cwd=cwd, **pipes)
         running = Running(process, self.directory / "fix.so")
         try:
             assert running.line() == "READY"

@@ -327,6 +327,59 @@ def test_c_that_was_written_by_hand(project: Project) -> None:
     assert code == 3
 
 
+LIBRARY = """\
+#include <stdio.h>
+#include <string.h>
+static int calls;
+int exported = 5;
+__thread int seen = 3;
+static __attribute__((noinline)) int helper(int n)
+{
+    static int inner;
+    inner++;
+    return n * exported + inner;
+}
+int public_helper(int n) { return n + 1; }
+int answer(int n, char *out)
+{
+    calls++;
+    seen++;
+    sprintf(out, "%d %d %d %d", helper(n), public_helper(n), calls, seen);
+    return (int)strlen(out);
+}
+"""
+LIBRARY_MAKEFILE = """\
+prog: main.c libthing.so
+\tgcc -O2 -g -o $@ main.c ./libthing.so
+libthing.so: lib.c
+\tgcc -O2 -g -fPIC -shared -Wl,-soname,./libthing.so -o $@ lib.c
+"""
+
+
+@pytest.mark.parametrize("stripped", [False, True])
+def test_a_library(stripped: bool, tmp_path: Path) -> None:
+    files = {"lib.c": LIBRARY, "Makefile": LIBRARY_MAKEFILE}
+    project = Project(tmp_path, files)
+    library = tmp_path / "libthing.so"
+    shutil.copy(project.objects / "libthing.so", library)
+    if stripped:
+        subprocess.run(["strip", "--strip-unneeded", library], check=True)
+    code, fields = build(
+        *("--source", project.source, "--target", library, "--work", tmp_path / "work"),
+        *("--diff", project.diff({"lib.c": ("n * exported", "10 * n * exported")})),
+        *("-o", tmp_path / "fix.so"),
+    )
+    assert code == 0, fields
+    assert {f["name"] for f in fields["functions"] if f["replaces"]} == {"helper"}
+    with project.running(cwd=tmp_path) as program:
+        assert program.ask(3) == "16 4 1 4"
+        applied = program.apply()
+        assert [f["module"] for f in applied["functions"]] == [str(library)]
+        assert program.ask(3) == "152 4 2 5"
+        program.revert()
+        assert program.ask(3) == "18 4 3 6"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
