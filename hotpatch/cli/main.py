@@ -7,7 +7,6 @@ Nothing but the command that is asked for is imported, and nothing at all to say
 from __future__ import annotations
 
 import gc
-import os
 import sys
 from importlib import import_module
 
@@ -40,7 +39,6 @@ _UPDATES = ("apply", "check", "revert")
 
 # The nice value of an update. With 0, on a machine whose processors all have threads of the target
 # to run, the tenth of a second that it needs takes more than one.
-_NICE = -10
 
 _HELP = """\
 usage: hotpatch COMMAND [OPTIONS] ...
@@ -68,23 +66,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         output.result(_about(name))
         return 0 if output.written() else 1
     if argv is None and name in _UPDATES:
-        _hurry()
+        from hotpatch.linux.priority import hurry  # noqa: PLC0415
+
+        hurry()
     code = _run(name, rest)
     gc.freeze()  # else Python looks at its exit, for 5 ms
     return code
-
-
-def _hurry() -> None:
-    """Make this process a bit more urgent, where that is allowed and nobody has chosen otherwise.
-
-    It is soon done then, and costs the target no more: the same work is only done in less time.
-    """
-    if os.getpriority(os.PRIO_PROCESS, 0) != 0:
-        return
-    try:
-        os.setpriority(os.PRIO_PROCESS, 0, _NICE)
-    except OSError:
-        return  # no CAP_SYS_NICE, nor RLIMIT_NICE
 
 
 def _about(option: str) -> str:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 
+from hotpatch.linux.priority import unhurried
 from hotpatch.update.result import Result
 
 _HEALTH_DISTANCE = 1.0  # seconds from the end of one run to the next
@@ -59,16 +60,17 @@ class Health:
 
     def _start(self, now: float) -> None:
         self._began = now
-        self._process = subprocess.Popen(
-            ["/bin/sh", "-c", self._command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env=self._environment,
-            start_new_session=True,
-        )
+        with unhurried():
+            self._process = subprocess.Popen(
+                ["/bin/sh", "-c", self._command],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                env=self._environment,
+                start_new_session=True,
+            )
 
     def _over(self, now: float) -> str | None:
         assert self._process is not None
