@@ -64,6 +64,15 @@ class Registers(ctypes.Structure):
     fs_base: int
     gs_base: int
 
+    def __getitem__(self, register: str) -> int:
+        """Return a register by name."""
+        value: int = getattr(self, register)
+        return value
+
+    def __setitem__(self, register: str, value: int) -> None:
+        """Set a register by name."""
+        setattr(self, register, value)
+
     def copy(self) -> Registers:
         """Return a copy that can be changed."""
         return Registers.from_buffer_copy(self)
@@ -85,8 +94,7 @@ class Registers(ctypes.Structure):
 
     def argument(self, number: int) -> int:
         """Return an argument of the system call, counted from 0."""
-        value: int = getattr(self, ARGUMENTS[number])
-        return value
+        return self[ARGUMENTS[number]]
 
     def refuse_call(self, error: int) -> None:
         """Let a call that is about to be made fail with an error number instead."""

@@ -34,7 +34,7 @@ from hotpatch.linux.threads import Batch
 _NS = 1_000_000_000
 _EINTR, _ERESTARTNOHAND = (arch.unsigned(-code) for code in (arch.EINTR, arch.ERESTARTNOHAND))
 _MOST_OPEN = 500  # descriptors; more threads in such calls count as having begun to wait just now
-_ROUNDED_NS = 1_500_000  # a millisecond, and a little for going back to sleep
+_MARK = 0x746F6870 << 32  # what the kernel doesn't look at of a timeout in ms
 _STACK_GAP = 8192  # more than a signal frame: see Restarter._write_timespec
 
 
@@ -138,34 +138,23 @@ def _clock_offset(processor: int) -> int | None:
     return None if own is None or own.processor != processor else now - own.exec_start
 
 
-class _State:
-    """The registers of one thread of a batch, by name, as they are in its buffer."""
-
-    __slots__ = ("_first", "_words", "thread")
-
-    def __init__(self, batch: Batch, index: int) -> None:
-        self.thread = batch.threads[index]
-        self._words = batch.states.words
-        self._first = (batch.first + index) * arch.COUNT
-
-    def __getitem__(self, register: str) -> int:
-        return self._words[self._first + arch.NUMBER[register]]
-
-    def __setitem__(self, register: str, value: int) -> None:
-        self._words[self._first + arch.NUMBER[register]] = value
-
-
 class _Repeated(NamedTuple):
-    """What a call was repeated with: its timeout in ms, and when it is to end, in ns."""
+    """A call that was repeated: its number, stack pointer, and the timeout that we gave it."""
 
-    ms: int
+    number: int
+    rsp: int
+    timeout: int
     until: int
+    """When it is to end, in time.perf_counter_ns."""
 
 
 class Restarter:
-    """Repeats interrupted calls, over all the stops of one update.
+    """Repeats interrupted calls, over all the stops of one update and of its probation.
 
-    It remembers until when a thread meant to wait, so that rounding doesn't add up.
+    It remembers until when a thread meant to wait, so that a call which is interrupted again and
+    again ends when it was to end. That it is the same call is seen in the timeout, which no
+    program passes: one in ms has a mark in the upper half of the register, of which the kernel
+    takes the lower, and a timespec lies where a program has none.
     """
 
     def __init__(self, memory: Memory) -> None:
@@ -176,37 +165,48 @@ class Restarter:
     def conceal(self, batch: Batch, looks: Mapping[int, Look]) -> None:
         """Change the registers of those stopped threads whose call would return EINTR."""
         for index, rax in enumerate(batch.column("rax")):
-            if rax == _EINTR and self._repeat(_State(batch, index), looks):
+            if rax != _EINTR:
+                continue
+            thread = batch.threads[index]
+            look = looks.get(thread.tid)
+            if look is not None and look.timeslices != thread.timeslices():
+                look = None  # it has been awake since
+            if self._repeat(thread.tid, thread.registers, look):
                 batch.write(index)
 
-    def _repeat(self, state: _State, looks: Mapping[int, Look]) -> bool:
+    def conceal_one(self, tid: int, registers: arch.Registers, look: Look | None) -> bool:
+        """Change what is to be the registers of a stopped thread; return whether that was needed.
+
+        `look` is how it slept when it was interrupted, None where that isn't known.
+        """
+        return registers.rax == _EINTR and self._repeat(tid, registers, look)
+
+    def _repeat(self, tid: int, state: arch.Registers, look: Look | None) -> bool:
         """Have a call repeated for the rest of its time; return whether it is one of those."""
-        timeout = syscalls.INTERRUPTED_BY_STOP.get(state["orig_rax"])
+        timeout = syscalls.INTERRUPTED_BY_STOP.get(state.orig_rax)
         if timeout is None:
             return False
-        state["rax"] = _ERESTARTNOHAND
+        state.rax = _ERESTARTNOHAND
         asked = self._asked_ns(state, timeout) if timeout.unit else None
-        if asked is not None:
-            now = time.perf_counter_ns()
-            until = self._began_ns(state, looks.get(state.thread.tid), now) + asked
-            if timeout.unit == "ms":
-                self._write_ms(state, timeout.register, until, now)
-            else:
-                self._write_timespec(state, timeout.register, max(0, until - now))
+        if asked is None:
+            return True
+        now = time.perf_counter_ns()
+        register = timeout.register
+        call = state.orig_rax, state.rsp, state[register]
+        before = self._repeated.get(tid)
+        if before and before[:3] == call:
+            until = before.until
+        else:
+            until = asked + _began_ns(state, look, now)
+        left = max(0, until - now)
+        if timeout.unit == "ms":
+            state[register] = _MARK | -(-left // 1_000_000)
+        elif not self._write_timespec(state, register, left):
+            return True
+        self._repeated[tid] = _Repeated(*call[:2], state[register], until)
         return True
 
-    def _write_ms(self, state: _State, register: str, until: int, now: int) -> None:
-        """Have a call wait for the rest of its time, rounded up.
-
-        One that we have repeated before was rounded up already: it ends when it was to end then.
-        """
-        before = self._repeated.get(state.thread.tid)
-        if before and before.ms == state[register] and 0 <= until - before.until < _ROUNDED_NS:
-            until = before.until
-        state[register] = -(-max(0, until - now) // 1_000_000)
-        self._repeated[state.thread.tid] = _Repeated(state[register], until)
-
-    def _asked_ns(self, state: _State, timeout: syscalls.Timeout) -> int | None:
+    def _asked_ns(self, state: arch.Registers, timeout: syscalls.Timeout) -> int | None:
         """Return the timeout of the call, None for one that waits for ever or not at all."""
         value = state[timeout.register]
         if timeout.unit == "ms":
@@ -217,33 +217,31 @@ class Restarter:
         seconds, nanoseconds = struct.unpack("<qq", self._memory.read(value, 16))
         return int(seconds * _NS + nanoseconds)
 
-    @staticmethod
-    def _began_ns(state: _State, look: Look | None, now: int) -> int:
-        """Return when the thread's call began to wait.
-
-        Where that can't be told (no record, or the thread moved between look and stop) it counts
-        from now: late is right, early would be wrong.
-        """
-        if look is None or look.since_ns is None or look.timeslices is None:
-            return now
-        if look.timeslices != state.thread.timeslices():
-            return now  # it has been awake since
-        if (look.sleep.number, look.sleep.rsp) != (state["orig_rax"], state["rsp"]):
-            return now
-        return min(look.since_ns, now)
-
-    def _write_timespec(self, state: _State, register: str, left_ns: int) -> None:
-        """Give the call a corrected timespec, on the thread's own stack.
+    def _write_timespec(self, state: arch.Registers, register: str, left_ns: int) -> bool:
+        """Give the call a corrected timespec, on the thread's own stack; tell whether that went.
 
         The program's may be read-only, or looked at later. The kernel reads it as the call
         begins anew, before anything can use the stack below the red zone; the gap is for a
         signal that comes in the one instruction between.
         """
         for gap in (_STACK_GAP, 16):
-            address = (state["rsp"] - RED_ZONE - gap - 16) & -16
+            address = (state.rsp - RED_ZONE - gap - 16) & -16
             try:
                 self._memory.write(address, struct.pack("<qq", *divmod(left_ns, _NS)))
             except OSError:
                 continue
             state[register] = address
-            return
+            return True
+        return False
+
+
+def _began_ns(state: arch.Registers, look: Look | None, now: int) -> int:
+    """Return when a call began to wait, which is now where that can't be told.
+
+    Late is right, early would be wrong.
+    """
+    if look is None or look.since_ns is None:
+        return now
+    if (look.sleep.number, look.sleep.rsp) != (state.orig_rax, state.rsp):
+        return now
+    return min(look.since_ns, now)
