@@ -15,42 +15,21 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import struct
-import threading
 import time
 from typing import NamedTuple
 
-from hotpatch.arch.registers import Registers
 from hotpatch.errors import Gone, HotpatchError, RolledBack
-from hotpatch.linux import procfs, ptrace, watch
+from hotpatch.linux import procfs, watch
 from hotpatch.patch.file import PatchFile
 from hotpatch.process import ledger
 from hotpatch.process.image import Process
-from hotpatch.quiescence.places import Places
-from hotpatch.quiescence.unwind import Unwinder
-from hotpatch.update.failure import Image, place_of
 from hotpatch.update.health import Health
 from hotpatch.update.result import Progress, Result
 from hotpatch.update.session import Options, Session
+from hotpatch.update.watcher import Watcher
 
-_FATAL = frozenset(
-    (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGTRAP,
-     signal.SIGSYS)
-)  # fmt: skip
-_SI_TKILL = -6  # siginfo_t.si_code of tgkill(2), by which abort(3) and raise(3) work
-_MOST_FRAMES = 32
 _TICK, _LOOK = 0.1, 0.01
 _HANDLER_TIME, _DUMP_TIME = 1.0, 60.0  # a core dump may be large
-
-
-class Crash(NamedTuple):
-    """A fatal signal in new code."""
-
-    tid: int
-    signal: int
-    frames: tuple[str, ...]
-    """Where it was, innermost first."""
-    reverted: bool
 
 
 class Probation(NamedTuple):
@@ -71,14 +50,13 @@ def probe(
     entry = next((e for e in process.patches if e.record.id == result.patch.id), None)
     if entry is None or entry.switch != ledger.ON:
         return _noted(result, "it was reverted by somebody else before its probation began")
-    watcher = _Watcher(process, entry, _image(entry.record, patch), probation.seconds)
+    watcher = Watcher(process, entry, patch, probation.seconds)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))
     try:
         watcher.start()
         failure = _wait(watcher, result, probation, options)
     finally:
-        watcher.asked.set()
-        watcher.join()
+        watcher.end()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     if watcher.error is not None:
         raise watcher.error
@@ -91,89 +69,7 @@ def probe(
     return result
 
 
-class _Watcher(threading.Thread):
-    """The thread that traces the target; what it saw is in its attributes when it has ended."""
-
-    def __init__(self, process: Process, entry: ledger.Entry, image: Image, seconds: float) -> None:
-        super().__init__(name="hotpatch-probation", daemon=True)
-        self.asked = threading.Event()
-        self.begun = threading.Event()
-        self.crash: Crash | None = None
-        self.ended: watch.Ended | None = None
-        self.error: BaseException | None = None
-        self._process = process
-        self._entry = entry
-        self._image = image
-        self._seconds = seconds
-        self._unwinder = Unwinder(process)
-
-    def run(self) -> None:
-        """Watch until the time is over, or the patch has failed."""
-        try:
-            self.ended = watch.watch(
-                self._process.pid,
-                self._judge,
-                watch.until(self._seconds, self.asked.is_set),
-                self.begun.set,
-            )
-        except BaseException as error:
-            self.error = error
-        finally:
-            self.begun.set()
-
-    def _judge(self, tid: int, number: int) -> None:
-        """Take the patch out if a signal is the failure of its code."""
-        if self.crash is not None or number not in _FATAL or not self._own_doing(tid):
-            return
-        registers = Registers()
-        ptrace.get_registers(tid, registers)
-        stack = self._unwinder.unwind(registers, self._process.read, _MOST_FRAMES)
-        code = self._entry.record.code
-        if not any(
-            start <= frame.pc - frame.call < start + size
-            for frame in stack.frames
-            for start, size in code
-        ):
-            return
-        reverted = self._switch_off()
-        places = Places(self._process)
-        frames = tuple(place_of(places, frame, self._image) for frame in stack.frames if frame.pc)
-        self.crash = Crash(tid, number, frames, reverted)
-        self.asked.set()
-
-    def _own_doing(self, tid: int) -> bool:
-        """Tell whether a signal comes of what the thread does, not from another process."""
-        info = ptrace.get_siginfo(tid)
-        sender = info.address & 0xFFFFFFFF
-        return info.code > 0 or (info.code == _SI_TKILL and sender in _names(self._process.pid))
-
-    def _switch_off(self) -> bool:
-        """Turn all functions of the patch back, unless the old code can't work with its state."""
-        transfer = self._entry.record.transfer
-        if transfer is not None and transfer.carried:
-            return False
-        memory, address = self._process.memory, self._entry.address
-        memory.write(address + ledger.STATE_OFFSET, struct.pack("<I", ledger.REVERTING))
-        memory.write(address + ledger.SWITCH_OFFSET, struct.pack("<I", ledger.OFF))
-        return self._process.read(address + ledger.SWITCH_OFFSET, 4) == struct.pack(
-            "<I", ledger.OFF
-        )
-
-
-def _image(record: ledger.Record, patch: PatchFile) -> Image:
-    """Return where the image of a patch lies."""
-    values = {replacement.name: replacement.value for replacement in patch.replacements}
-    bias = next((f.new - values[f.name] for f in record.replaced if f.name in values), 0)
-    start, size = record.regions[0]
-    return Image(patch.elf, bias, start, start + size)
-
-
-def _names(pid: int) -> set[int]:
-    """Return the numbers of a process, in our pid namespace and in those within."""
-    return {pid, *map(int, procfs.status(pid).get("NSpid", "").split())}
-
-
-def _wait(watcher: _Watcher, result: Result, probation: Probation, options: Options) -> str | None:
+def _wait(watcher: Watcher, result: Result, probation: Probation, options: Options) -> str | None:
     """Wait for the end of the probation; return why the health command says it has failed."""
     began = time.monotonic()
     health = None
@@ -198,7 +94,7 @@ def _wait(watcher: _Watcher, result: Result, probation: Probation, options: Opti
 
 
 def _crashed(
-    process: Process, entry: ledger.Entry, watcher: _Watcher, options: Options
+    process: Process, entry: ledger.Entry, watcher: Watcher, options: Options
 ) -> HotpatchError:
     """Return the error for new code that failed; give its memory back if the target lives on."""
     crash = watcher.crash

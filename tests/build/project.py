@@ -18,7 +18,7 @@ import json
 import select
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -131,13 +131,16 @@ class Project:
         return f"{fields['reason']} | {fields['hint']}"
 
     @contextmanager
-    def running(self, cwd: Path | None = None) -> Iterator[Running]:
-        """Start the program, and end it."""
+    def running(self, cwd: Path | None = None, under: Sequence[str] = ()) -> Iterator[Running]:
+        """Start the program, and end it; as the child of a command that `under` begins."""
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        process = subprocess.Popen([self.program], text=True, bufsize=1, cwd=cwd, **pipes)
+        process = subprocess.Popen([*under, self.program], text=True, bufsize=1, cwd=cwd, **pipes)
         running = Running(process, self.directory / "fix.so")
         try:
             assert running.line() == "READY"
+            if under:
+                children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+                running.pid = int(children.read_text())
             yield running
         finally:
             process.kill()

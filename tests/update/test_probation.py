@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -13,7 +15,10 @@ from typing import Any
 import pytest
 
 from tests.build.project import Project, Running, build, run
-from tests.support.programs import ROOT, patch, running, wait_until
+from tests.support.programs import ROOT, executable, patch, running, started, wait_until
+
+LATE = 500_000  # microseconds: more than the longest timeout, less than a probation
+LIBC = ctypes.CDLL(None)
 
 TARGET = """\
 #include <pthread.h>
@@ -38,6 +43,7 @@ int answer(int n, char *out)
     case 1000: signal(SIGSEGV, handler); signal(SIGABRT, handler); return 1;
     case 1002: execl("/bin/cat", "cat", NULL); return 3;
     case 1003: _exit(0);
+    case 1005: return *(volatile int *)8;
     case 1004:
         for (int i = 0; i < 200; i++) {
             pthread_create(&other, NULL, thread, (void *)1L);
@@ -61,6 +67,8 @@ PATCH = """\
 #include <stdlib.h>
 #include <string.h>
 static volatile char *nowhere;
+static int (*volatile no_code)(int) = (int (*)(int))64;
+static int data[100];
 __attribute__((noinline)) static int deep(int n) { volatile char more[4096]; more[0] = n;
     return n ? deep(n + 1) + more[0] : 0; }
 int work(int n)
@@ -69,6 +77,8 @@ int work(int n)
     if (n == 8) abort();
     if (n == 9) memset((char *)nowhere, 1, 1000);
     if (n == 10) return deep(1);
+    if (n == 11) return no_code(n) + 1;
+    if (n == 12) return ((int (*)(int))data)(n) + 1;
     return n * 3;
 }
 HOTPATCH_REPLACE(work);
@@ -91,15 +101,8 @@ class Command:
 
     def __init__(self, program: Running, project: Project, *options: str) -> None:
         """Start it, and wait until the patch is in force and watched."""
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "hotpatch", "apply", "--json", *options,
-             str(program.pid), project.directory / "fix.so"],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
-        )  # fmt: skip
+        self._process = applying(program.pid, project.directory / "fix.so", *options)
         self.pid = self._process.pid
-        wait_until(
-            lambda: self._process.poll() is not None or watched(program.pid), "it is watched"
-        )
 
     def end(self) -> tuple[int, Any]:
         """Wait for its end; returns exit code and JSON object."""
@@ -109,6 +112,16 @@ class Command:
         """Send it a signal and wait for its end."""
         self._process.send_signal(number)
         return self._process.wait()
+
+
+def applying(pid: int, patch: Path, *options: str) -> subprocess.Popen[str]:
+    """Start `hotpatch apply`, and wait until the patch is in force and its target watched."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hotpatch", "apply", "--json", *options, str(pid), patch],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+    )  # fmt: skip
+    wait_until(lambda: process.poll() is not None or watched(pid), "it is watched")
+    return process
 
 
 def finished(process: subprocess.Popen[str]) -> tuple[int, Any]:
@@ -142,8 +155,10 @@ def test_passed(project: Project) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "name"), [(7, "SIGSEGV"), (8, "SIGABRT"), (9, "SIGSEGV"), (10, "SIGSEGV")]
-)
+    ("number", "name"),
+    [(7, "SIGSEGV"), (8, "SIGABRT"), (9, "SIGSEGV"), (10, "SIGSEGV"), (11, "SIGSEGV"),
+     (12, "SIGSEGV")],
+)  # fmt: skip
 def test_the_new_code_kills_the_process(number: int, name: str, project: Project) -> None:
     with project.running() as program:
         command = Command(program, project, "--probation", "60")
@@ -215,6 +230,38 @@ def test_the_patcher_ends(number: int, project: Project) -> None:
         assert program.ask(5) == "10"
 
 
+def test_the_first_process_of_a_container(project: Project) -> None:
+    """A traced one is not ended by its own faults: it would come back to them for ever."""
+    with project.running(under=["unshare", "--pid", "--fork", "--kill-child"]) as program:
+        command = Command(program, project, "--probation", "60")
+        program.send(7)
+        code, fields = command.end()
+        assert (code, fields["status"], fields["signal"]) == (6, "gone", "SIGSEGV")
+        assert program.status() == -signal.SIGSEGV
+
+
+def test_the_first_process_of_a_container_fails_elsewhere(project: Project) -> None:
+    with project.running(under=["unshare", "--pid", "--fork", "--kill-child"]) as program:
+        command = Command(program, project, "--probation", "60")
+        program.send(1005)
+        code, fields = command.end()
+        assert (code, fields["status"]) == (6, "gone")
+        assert "killed by SIGSEGV" in fields["reason"]
+        assert program.status() == -signal.SIGSEGV
+
+
+def test_a_health_command_is_no_more_urgent_than_its_caller(
+    project: Project, tmp_path: Path
+) -> None:
+    with project.running() as program:
+        health = f"nice > {tmp_path / 'nice'}"
+        run(
+            *("apply", "--probation", "0.2", "--health", health),
+            *(program.pid, project.directory / "fix.so"),
+        )
+    assert int((tmp_path / "nice").read_text()) == os.getpriority(os.PRIO_PROCESS, 0)
+
+
 def test_health_that_is_well(project: Project, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with project.running() as program:
@@ -270,6 +317,38 @@ def test_signals_are_neither_lost_nor_doubled() -> None:
     assert found["waits_interrupted"] == 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGWINCH, signal.SIGCONT])
+def test_signals_that_are_ignored_interrupt_nothing(number: signal.Signals) -> None:
+    """They come more often than the calls end, which all end in their time.
+
+    Not those with a timeout of their socket, as the kernel begins it anew; nor are there children,
+    whose SIGCHLD may wake one thread and be taken by another (docs/safety.md).
+    """
+    with running("sleepers") as program:
+        names = [c["call"] for c in program.ask()["calls"] if not c["coarse"]]
+    names = [name for name in names if not name.startswith("wait")]
+    ignoring = ["sh", "-c", 'trap "" USR1; exec "$@"', "sh", executable("sleepers"), *names]
+    with started(ignoring) as program:
+        command = applying(program.pid, patch("answer_original"), "--probation", "2")
+        program.ask("reset")
+        # One SIGCONT stops all that are traced.
+        tids = [call["tid"] for call in program.ask()["calls"]]
+        rounds = 0
+        while command.poll() is None:
+            for tid in tids[:1] if number == signal.SIGCONT else tids:
+                LIBC.tgkill(program.pid, tid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                command.wait(0.01)
+            rounds += 1
+        code, fields = finished(command)
+        assert code == 0, fields
+        assert rounds > 20
+        calls = program.ask()["calls"]
+        program.expect_progress()
+    assert [call for call in calls if call["eintr"] or call["wrong"] or call["early_us"]] == []
+    assert {call["call"]: call["late_us_max"] for call in calls if call["late_us_max"] > LATE} == {}
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -280,6 +359,23 @@ def test_signals_are_neither_lost_nor_doubled() -> None:
 )
 def test_wrong_usage(options: list[str]) -> None:
     assert run("apply", *options)[0] == 2
+
+
+def test_the_library_leaves_how_a_child_ended_to_its_parent(project: Project) -> None:
+    import hotpatch  # noqa: PLC0415
+
+    with project.running() as program:
+        sent = []
+
+        def fail(progress: hotpatch.Progress) -> None:
+            if progress.phase == "probation" and not sent and watched(program.pid):
+                sent.append(program.send(7))
+
+        with pytest.raises(hotpatch.Gone):
+            hotpatch.apply(
+                program.pid, project.directory / "fix.so", probation=60, on_progress=fail
+            )
+        assert program.status() == -signal.SIGSEGV
 
 
 def test_the_library(project: Project) -> None:
