@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from hotpatch.arch import relocations as r
 from hotpatch.build.atoms import CODE, Atom
-from hotpatch.build.closure import Closure, Key, Place
+from hotpatch.build.closure import BLOCK, Closure, Key, Place
 from hotpatch.build.objects import Object, Reference
 from hotpatch.build.relocatable import Sec, Sym
 from hotpatch.build.unwinding import Entry, unwinding
@@ -27,6 +27,12 @@ _WORD = 8
 _POINTER = (r.R_X86_64_64, _WORD)
 _CODE_RELATIVE = {r.R_X86_64_32, r.R_X86_64_32S}
 _FUNCTION_ALIGN = 16
+_MODULE_AND_OFFSET = (r.R_X86_64_DTPMOD64, r.R_X86_64_DTPOFF64)
+_THREAD_SLOTS = {
+    r.R_X86_64_TLSGD: _MODULE_AND_OFFSET,
+    r.R_X86_64_GOTTPOFF: (r.R_X86_64_TPOFF64,),
+    r.R_X86_64_GOTPC32_TLSDESC: (r.R_X86_64_TLSDESC,),
+}
 
 
 class Function(NamedTuple):
@@ -156,16 +162,19 @@ class Assembly:
         type_ = reference.type
         if type_ == r.R_X86_64_TPOFF32:
             self._place(section, offset, type_, place, reference.delta)
-        elif type_ == r.R_X86_64_GOTTPOFF:
-            slot = self._slot(place, r.R_X86_64_TPOFF64)
+        elif type_ == r.R_X86_64_DTPOFF32:
+            field = (place.address + reference.delta).to_bytes(4, "little", signed=True)
+            section.data = section.data[:offset] + field + section.data[offset + 4 :]
+        elif type_ == r.R_X86_64_TLSLD:
+            slot = self._slot(BLOCK, *_MODULE_AND_OFFSET)
             section.relocations.append((offset, r.R_X86_64_PC32, slot, reference.delta))
-        elif reference.symbol.bind != c.STB_LOCAL:
+        elif place.name in self._closure.exported:
             self._library(section, offset, reference, place.name)
-        else:
-            raise Refused(
-                f"the new code uses the static thread-local variable `{place.name}` of a library",
-                "this is not supported yet: change a function that does not use it",
-            )
+        elif type_ in _THREAD_SLOTS:
+            slot = self._slot(place, *_THREAD_SLOTS[type_])
+            section.relocations.append((offset, r.R_X86_64_PC32, slot, reference.delta))
+        elif type_ != r.R_X86_64_TLSDESC_CALL:
+            raise self._unsupported(reference)
 
     def _place(self, section: Sec, offset: int, type_: int, place: Place, addend: int) -> None:
         self._entry(section, offset, type_, place.name, None, place.address + addend)
@@ -182,14 +191,19 @@ class Assembly:
         if symbol:
             table.relocations.append((at + places.VALUE, *_word(symbol, value)))
 
-    def _slot(self, place: Place, type_: int) -> Sym:
-        """Return a word with the address of something of the target's."""
+    def _slot(self, place: Place, type_: int, *more: int) -> Sym:
+        """Return a word, or several, by which code finds something of the target's.
+
+        A descriptor of a thread-local variable is one of two words.
+        """
         if (place, type_) not in self._slots:
             flags = c.SHF_ALLOC | c.SHF_WRITE
+            size = 2 * _WORD if more or type_ == r.R_X86_64_TLSDESC else _WORD
             name = f".data.rel.ro.{place.name}"
-            slot = self._section(Sec(name, c.SHT_PROGBITS, flags, _WORD, bytes(_WORD)))
+            slot = self._section(Sec(name, c.SHT_PROGBITS, flags, _WORD, bytes(size)))
             self._slots[place, type_] = slot.symbol
-            self._place(slot, 0, type_, place, 0)
+            for number, one in enumerate((type_, *more)):
+                self._place(slot, number * _WORD, one, place, 0)
         return self._slots[place, type_]
 
     def _text(self, index: int, reference: Reference) -> Sym:

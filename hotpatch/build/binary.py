@@ -54,6 +54,12 @@ class Binary:
         undefined = self.elf.dynamic_symbols.undefined() if self.elf.dynamic else []
         return frozenset(symbol.name for symbol in undefined)
 
+    @cached_property
+    def exported(self) -> frozenset[str]:
+        """The names of what others find in it."""
+        symbols = self.elf.dynamic_symbols if self.elf.dynamic else ()
+        return frozenset(s.name for s in symbols if s.section != c.SHN_UNDEF)
+
     def read(self, address: int, size: int) -> bytes:
         """Return `size` bytes at a virtual address; ElfError where there is nothing."""
         return self.elf.read(address, size)
@@ -111,6 +117,23 @@ class Binary:
             return self._word(address) if addend is None else addend
         symbol = self.elf.dynamic_symbols[symbol_index]
         return symbol.value + (addend or 0) if symbol.section != c.SHN_UNDEF else None
+
+    def thread_offset(self, address: int) -> int | None:
+        """Return which offset of its thread-local block a slot stands for, None for another's."""
+        relocation = self._relocations.get(address)
+        if relocation is None:
+            return None
+        type_, symbol_index, addend = relocation
+        symbol = self.elf.dynamic_symbols[symbol_index] if symbol_index else None
+        if symbol is not None and symbol.section == c.SHN_UNDEF:
+            return None
+        known = symbol.value if symbol else 0
+        if type_ in (r.R_X86_64_TLSDESC, r.R_X86_64_TPOFF64):
+            return known + (addend or 0)
+        if type_ != r.R_X86_64_DTPMOD64:
+            return None
+        # The linker has filled in the offset itself, of a variable that no other can see.
+        return known if symbol_index else self._word(address + 8)
 
     def _word(self, address: int) -> int:
         return int.from_bytes(self.read(address, 8), "little")

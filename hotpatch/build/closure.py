@@ -69,6 +69,9 @@ class Place(NamedTuple):
     thread: bool = False
 
 
+BLOCK = Place("thread-local", 0, thread=True)
+"""All the thread-local variables of the target: offsets count from there."""
+
 Meaning = Key | Place | str
 """What a reference in a patch means: an atom of it, the target's, or a library's by its name."""
 
@@ -93,6 +96,11 @@ class Closure:
             for symbol in atom.symbols
             if symbol.bind != c.STB_LOCAL
         }
+
+    @property
+    def exported(self) -> frozenset[str]:
+        """The names by which others may refer to what the target defines."""
+        return self._binary.exported
 
     def add(self, key: Key, reason: str) -> None:
         """Take an atom, with all that has to come with it."""
@@ -161,6 +169,8 @@ class Closure:
     def _outside(self, reference: Reference) -> Meaning:
         """Return what a symbol means that the unit itself does not define."""
         name = reference.symbol.name
+        if name == "_TLS_MODULE_BASE_":
+            return BLOCK
         if name in self._global:
             return self._inside(self._global[name], reference)
         if name in self._binary.imported:

@@ -39,6 +39,7 @@ _CHANGED = {
     r.R_X86_64_TLSDESC_CALL: (0, 2),
 }
 _LEA, _MOV_IMMEDIATE = 0x8D, 0xC7
+_READ_THREAD_POINTER = b"\x64\x48\x8b\x04"  # of mov %fs:0, %rax
 
 
 class Mismatch(NamedTuple):
@@ -258,17 +259,34 @@ class Match:
             address = place + stored + 4
             opcode = live[row.offset - 2]
             return address if opcode in (_LEA, 0x67) else self.binary.pointer(address)
-        if row.type == r.R_X86_64_TPOFF32 or (
-            row.type == r.R_X86_64_GOTTPOFF and live[row.offset - 2] == _MOV_IMMEDIATE
-        ):
-            addend = row.addend if row.type == r.R_X86_64_TPOFF32 else 0
-            return stored - addend + self.binary.thread_block
-        return None
+        return self._thread_value(row, live, place, stored)
+
+    def _thread_value(self, row: r.Entry, live: bytes, place: int, stored: int) -> int | None:
+        """Return the offset of a thread-local variable in its block.
+
+        Of a program the linker knows the distance from the thread pointer, and makes code of it
+        that needs no slots ("ELF Handling for Thread-Local Storage", 5).
+        """
+        block, at = self.binary.thread_block, row.offset
+        if row.type == r.R_X86_64_TPOFF32:
+            return stored - row.addend + block
+        if row.type == r.R_X86_64_DTPOFF32:
+            return stored - row.addend + (block if self.binary.program else 0)
+        if row.type not in (r.R_X86_64_GOTTPOFF, r.R_X86_64_TLSGD, r.R_X86_64_GOTPC32_TLSDESC):
+            return None
+        if row.type == r.R_X86_64_TLSGD and live[at - 4 : at] == _READ_THREAD_POINTER:
+            local = live[at + 6] == _LEA
+            distance = int.from_bytes(live[at + 8 : at + 12], "little", signed=True)
+            return distance + block if local else None
+        if live[at - 2] == _MOV_IMMEDIATE:
+            return stored + block
+        return self.binary.thread_offset(place + stored + 4)
 
     def _has_place(self, symbol: Symbol) -> bool:
         """Tell whether a symbol stands for something that lies in the binary as it does here."""
         if not 0 < symbol.section < len(self.object.elf.sections):
-            return bool(symbol.name)
+            # Of the calls of __tls_get_addr the linker of a program leaves none.
+            return symbol.name not in ("", "__tls_get_addr")
         section = self.object.elf.sections[symbol.section]
         placed = not is_merged(section) and bool(section.flags & c.SHF_ALLOC)
         return placed and (bool(symbol.name) or symbol.type == c.STT_SECTION)

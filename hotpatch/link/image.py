@@ -22,10 +22,8 @@ from hotpatch.link.layout import PAGE, Run
 from hotpatch.link.relocate import Call, Relocator
 from hotpatch.link.scope import exported
 from hotpatch.link.target import Process
-from hotpatch.link.tls import ThreadLocals
 from hotpatch.link.values import TLS_GET_ADDR, Values
 from hotpatch.link.variables import Trampolines, Variables
-from hotpatch.patch.places import THREAD_TYPES
 
 if TYPE_CHECKING:
     from hotpatch.patch.file import PatchFile
@@ -118,10 +116,8 @@ def _fill_places(process: Process, patch: PatchFile, relocator: Relocator) -> No
     if not patch.places:
         return
     module = scope.home_of_places(process, patch)
-    threads = any(place.type in THREAD_TYPES for place in patch.places)
-    block = ThreadLocals(process).place(module).offset if threads else None
     for place in patch.places:
-        relocator.fill(place, None if place.inside else module, block)
+        relocator.fill(place, module)
 
 
 class _Code:
@@ -151,4 +147,6 @@ def _sorted(bindings: dict[str, Binding]) -> tuple[Binding, ...]:
 
 def _needs_trampolines(patch: PatchFile) -> bool:
     wanted = (r.R_X86_64_DTPMOD64, r.R_X86_64_TLSDESC)
-    return any(relocation.type in wanted for relocation in patch.elf.relocations)
+    return any(relocation.type in wanted for relocation in patch.elf.relocations) or any(
+        place.type in wanted for place in patch.places
+    )

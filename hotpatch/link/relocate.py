@@ -15,8 +15,8 @@ from hotpatch.elf import constants as c
 from hotpatch.errors import Refused
 from hotpatch.link import layout
 from hotpatch.link.values import Values
-from hotpatch.link.variables import Variables
-from hotpatch.patch.manifest import records_range
+from hotpatch.link.variables import Variable, Variables
+from hotpatch.patch.manifest import records_range, string_at
 from hotpatch.patch.places import THREAD_TYPES
 
 if TYPE_CHECKING:
@@ -61,35 +61,28 @@ class Relocator:
         for relocation in self._elf.relocations:
             self._apply(relocation)
 
-    def fill(self, place: PlaceEntry, module: Module | None, block: int | None) -> None:
-        """Fill a field that refers to `module`, or into the image where that is None.
-
-        `block` is the distance of the module's thread-local block from the thread pointer.
-        """
+    def fill(self, place: PlaceEntry, module: Module) -> None:
+        """Fill a field that refers to `module`, or into the image where it says so."""
         start = place.offset - self._start
-        bias = self._bias if module is None else module.bias
         if place.type in THREAD_TYPES:
-            if block is None:
-                raise Refused(
-                    f"{self._elf.name} uses thread-local variables whose place is not known",
-                    "build the patch for the program, not for a library that it opens later",
-                )
-            eight = place.type == r.R_X86_64_TPOFF64
-            type_, value = r.R_X86_64_64 if eight else r.R_X86_64_32S, place.value + block
+            name = string_at(self._elf, place.name or None) or "?"
+            field = self._variables.stored(place.type, Variable(name, module, place.value))
         else:
-            type_, value = place.type, place.value + bias
+            field = self._near(place, self._bias if place.inside else module.bias)
+        if start + len(field) > len(self._image):
+            self._image.extend(bytes(start + len(field) - len(self._image)))
+        self._image[start : start + len(field)] = field
+
+    def _near(self, place: PlaceEntry, bias: int) -> bytes:
         try:
-            operands = r.Operands(P=self._bias + place.offset, S=value)
-            field = r.relocated(type_, operands)
+            operands = r.Operands(P=self._bias + place.offset, S=place.value + bias)
+            return r.relocated(place.type, operands)
         except r.RelocationOverflow as error:
             raise Refused(
                 f"{self._elf.name} does not reach the target from where there is room for it: "
                 f"{error}",
                 "there is no free memory near enough; restart the target",
             ) from None
-        if start + len(field) > len(self._image):
-            self._image.extend(bytes(start + len(field) - len(self._image)))
-        self._image[start : start + len(field)] = field
 
     def _apply(self, relocation: Relocation) -> None:
         type_ = relocation.type

@@ -16,7 +16,7 @@ from hotpatch.arch import relocations as r
 from hotpatch.elf import constants as c
 from hotpatch.errors import Refused
 from hotpatch.link.bind import Binder, Binding
-from hotpatch.link.target import Definition, Process
+from hotpatch.link.target import Definition, Module, Process
 from hotpatch.link.tls import ThreadLocals
 
 if TYPE_CHECKING:
@@ -31,6 +31,14 @@ class Trampolines(NamedTuple):
 
     tls_get_addr: int
     tls_descriptor: int
+
+
+class Variable(NamedTuple):
+    """A thread-local variable, `distance` bytes into the block of `module`."""
+
+    name: str
+    module: Module
+    distance: int
 
 
 class Variables:
@@ -56,26 +64,29 @@ class Variables:
         if index not in self._found:
             self._found[index] = self._find(index)
         found = self._found[index]
-        words = self._words(relocation, found) if found else ()
-        return b"".join((word & (1 << 64) - 1).to_bytes(8, "little") for word in words)
+        if found is None:
+            return b""
+        name, distance = found.symbol.name, found.symbol.value + (relocation.addend or 0)
+        return self.stored(relocation.type, Variable(name, found.module, distance))
 
-    def _words(self, relocation: Relocation, found: Definition) -> tuple[int, ...]:
-        offset, module_id = self._places.place(found.module)
-        distance = found.symbol.value + (relocation.addend or 0)
-        if relocation.type == r.R_X86_64_DTPMOD64:
-            return (self._module(offset, module_id, found),)
-        if relocation.type == r.R_X86_64_DTPOFF64:
-            return (distance + (offset or 0),)
-        if relocation.type == r.R_X86_64_TPOFF64:
-            return (distance + _fixed(offset, found, "initial-exec"),)
-        return self._resolver, distance + _fixed(offset, found, "descriptor")
+    def stored(self, type_: int, variable: Variable) -> bytes:
+        """Return what a field of a type in `THREAD_TYPES` of `hotpatch.patch.places` has to hold.
 
-    def _module(self, offset: int | None, module_id: int | None, found: Definition) -> int:
-        if offset is not None:
-            return _STATIC_MODULE
-        if not module_id:
-            raise _not_reached(found, "neither its module's place nor its number can be found out")
-        return module_id
+        Raises `Refused` for a variable that can't be reached that way.
+        """
+        words = self._words(type_, variable)
+        size = 4 if type_ == r.R_X86_64_TPOFF32 else 8
+        return b"".join((word & (1 << 8 * size) - 1).to_bytes(size, "little") for word in words)
+
+    def _words(self, type_: int, variable: Variable) -> tuple[int, ...]:
+        offset, module_id = self._places.place(variable.module)
+        if type_ == r.R_X86_64_DTPMOD64:
+            return (_module_of(offset, module_id, variable),)
+        if type_ == r.R_X86_64_DTPOFF64:
+            return (variable.distance + (offset or 0),)
+        if type_ in (r.R_X86_64_TPOFF64, r.R_X86_64_TPOFF32):
+            return (variable.distance + _fixed(offset, variable, "initial-exec"),)
+        return self._resolver, variable.distance + _fixed(offset, variable, "descriptor")
 
     def _find(self, index: int) -> Definition | None:
         symbol = self._symbols[index]
@@ -100,15 +111,24 @@ class Variables:
             )
 
 
-def _fixed(offset: int | None, found: Definition, model: str) -> int:
+def _module_of(offset: int | None, module_id: int | None, variable: Variable) -> int:
+    if offset is not None:
+        return _STATIC_MODULE
+    if not module_id:
+        raise _not_reached(variable, "neither its module's place nor its number can be found out")
+    return module_id
+
+
+def _fixed(offset: int | None, variable: Variable, model: str) -> int:
     if offset is None:
-        raise _not_reached(found, f"the patch's {model} access needs a fixed place in each thread")
+        why = f"the patch's {model} access needs a fixed place in each thread"
+        raise _not_reached(variable, why)
     return offset
 
 
-def _not_reached(found: Definition, why: str) -> Refused:
+def _not_reached(variable: Variable, why: str) -> Refused:
     return Refused(
-        f"the thread-local `{found.symbol.name}` of {found.module.path} can't be reached: {why}",
+        f"the thread-local `{variable.name}` of {variable.module.path} can't be reached: {why}",
         "compile the patch with -ftls-model=global-dynamic -mtls-dialect=gnu, or get the "
         "variable's address from a function of the target",
     )

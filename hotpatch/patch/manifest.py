@@ -214,8 +214,8 @@ def _record(
         for offset, value in zip((NAME_FIELD, EXTRA_FIELD, ADDRESS_FIELD), pointers, strict=True)
     )
     if kind == RUNTIME:
-        return Record(kind, _string(elf, name), None, function, extra)
-    return Record(kind, _string(elf, name), _string(elf, extra), function, None)
+        return Record(kind, string_at(elf, name), None, function, extra)
+    return Record(kind, string_at(elf, name), string_at(elf, extra), function, None)
 
 
 def _pointer(elf: ElfFile, relocation: Relocation | None, in_place: int) -> int | None:
@@ -237,7 +237,8 @@ def _pointer(elf: ElfFile, relocation: Relocation | None, in_place: int) -> int 
     return symbol.value + (relocation.addend or 0)
 
 
-def _string(elf: ElfFile, address: int | None) -> str | None:
+def string_at(elf: ElfFile, address: int | None) -> str | None:
+    """Return the string at a virtual address of a patch; raises Refused where there is none."""
     if address is None:
         return None
     for segment in elf.segments:

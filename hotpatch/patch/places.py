@@ -26,7 +26,7 @@ SECTION = "hotpatch_places"
 PLACE, NAME, VALUE = 0, 8, 16
 """Offsets of the fields that are pointers."""
 
-THREAD_TYPES = frozenset((r.R_X86_64_TPOFF32, r.R_X86_64_TPOFF64))
+THREAD_TYPES = r.TLS_TYPES | {r.R_X86_64_TPOFF32}
 PLACE_TYPES = frozenset(r.RULES) | THREAD_TYPES
 
 _ENTRY = Struct("<QQqII")
