@@ -71,12 +71,12 @@ class Compiler:
             return list(pool.map(self._object, jobs))
 
     def dependencies(self, units: Iterable[Unit]) -> list[set[str]]:
-        """Return the files of the tree that each unit includes, itself among them; real paths."""
+        """Return the files that each unit includes, itself among them; real paths."""
         with ThreadPoolExecutor(self._jobs) as pool:
             return list(pool.map(self._dependencies, units))
 
     def _dependencies(self, unit: Unit) -> set[str]:
-        done = self._run([*unit.arguments, "-MM", "-MT", "x", unit.file], unit)
+        done = self._run([*unit.arguments, "-M", "-MT", "x", unit.file], unit)
         if done.returncode:
             return {os.path.realpath(os.path.join(unit.directory, unit.file))}
         text = done.stdout.decode(errors="surrogateescape").replace("\\\n", " ")

@@ -59,7 +59,8 @@ class Tree:
         digest = _digest(source)
         self.fresh = not os.path.isdir(path) or _text(mark) != digest
         """Whether it was copied now: nothing has been built in it."""
-        self._digest = digest
+        self.digest = digest
+        """Of what the source is."""
         if self.fresh:
             self._copy()
 
@@ -83,7 +84,7 @@ class Tree:
     def keep(self) -> None:
         """Have it used again the next time, as long as the source is what it is."""
         with open(self.path + ".of", "w") as file:
-            file.write(self._digest)
+            file.write(self.digest)
 
     def spoil(self) -> None:
         """Have it copied anew the next time."""

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from hotpatch.build.commands import Recorder, Unit, read_compile_commands
 from hotpatch.build.compile import SECTIONS, Compiler, Failed, Job
+from hotpatch.build.includes import includes
 from hotpatch.build.tree import STRIPS, Diff, Tree
 from hotpatch.errors import Refused
 
@@ -74,7 +75,9 @@ def compile_touched(
     compiler = Compiler(os.path.join(work, "objects"), tree.path, source, building.jobs)
     report("finding what the diff touches", 0, 1)
     paths = _paths(tree, diffs)
-    touched = _including(compiler, units, paths)
+    real = {os.path.realpath(path) for path in paths}
+    known = includes(os.path.join(work, "includes.json"), compiler, tree, units)
+    touched = [unit for unit, files in zip(units, known, strict=True) if files & real]
     saved = {path: _content(path) for path in paths}
     old = _compile(compiler, touched, True, "the source as it is", report)
     restored = False
@@ -105,13 +108,6 @@ def _paths(tree: Tree, diffs: list[Diff]) -> set[str]:
         for name in diff.files(strip)
         if name
     }
-
-
-def _including(compiler: Compiler, units: list[Unit], paths: set[str]) -> list[Unit]:
-    """Return the units that are, or include, one of the files."""
-    real = {os.path.realpath(path) for path in paths}
-    found = zip(units, compiler.dependencies(units), strict=True)
-    return [unit for unit, files in found if files & real]
 
 
 def _rebuilds(saved: dict[str, bytes | None], files: Iterable[str]) -> bool:

@@ -155,7 +155,23 @@ def _patch(
         ),
         report,
     )
-    return {**_fields(made), "cves": cves}
+    fields = {**_fields(made), "cves": cves}
+    if made.included and _is_process(arguments.target or ""):
+        report("checking it with the process", 0, 1)
+        return {**fields, **_checked(int(arguments.target or ""), made)}
+    return fields
+
+
+def _checked(pid: int, made: Made) -> dict[str, Any]:
+    """Return what a process says to its patch: its memory may be another than its file's."""
+    import hotpatch  # noqa: PLC0415
+
+    try:
+        found = hotpatch.check(pid, made.path)
+    except hotpatch.HotpatchError as error:
+        warning = f"process {pid} can't have it as it is now: {error.reason}; {error.hint}"
+        return {"check": error.fields(), "warnings": [*made.warnings, warning]}
+    return {"check": {"status": "ok"}, "warnings": [*made.warnings, *found.warnings]}
 
 
 def _fields(made: Made) -> dict[str, Any]:
@@ -177,7 +193,7 @@ def _fields(made: Made) -> dict[str, Any]:
 
 def _binary(target: str) -> str:
     """Return the path of what is to be patched; a number is a process."""
-    if not target.isdecimal() or os.path.exists(target):
+    if not _is_process(target):
         return target
     link = f"/proc/{target}/exe"
     try:
@@ -188,6 +204,10 @@ def _binary(target: str) -> str:
             "give the path of the program",
         ) from error
     return path if os.path.exists(path) and os.path.samefile(path, link) else link
+
+
+def _is_process(target: str) -> bool:
+    return target.isdecimal() and not os.path.exists(target)
 
 
 def _default_work(source: str) -> str:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.build.project import Project, build, run
 from tests.build.test_diffs import CASES
+from tests.support.proc import maps
 
 SOURCE = """\
 #include <assert.h>
@@ -179,9 +180,31 @@ def test_a_running_process_as_target(project: Project) -> None:
             *("-o", project.directory / "fix.so"),
         )
         assert code == 0, fields
+        assert fields["check"] == {"status": "ok"}
         before = program.ask(5)
         program.apply()
         assert program.ask(5) != before
+
+
+def test_a_running_process_that_is_not_what_its_file_is(project: Project) -> None:
+    """The patch is made, and what the process would say to it is said at once."""
+    with project.running() as program:
+        listed = subprocess.run(["nm", project.program], capture_output=True, text=True, check=True)
+        (offset,) = (int(row.split()[0], 16) for row in listed.stdout.splitlines()
+                     if row.endswith(" answer"))  # fmt: skip
+        base = next(m.start for m in maps(program.pid) if m.path == str(project.program))
+        with open(f"/proc/{program.pid}/mem", "r+b", buffering=0) as memory:
+            memory.seek(base + offset)
+            memory.write(b"\xcc")  # as a debugger does for a breakpoint
+        code, fields = build(
+            *("--source", project.source, "--diff", project.diff({"a.c": ("* 3", "* 4")})),
+            *("--target", program.pid, "--work", project.directory / "work"),
+            *("-o", project.directory / "fix.so"),
+        )
+        assert code == 0, fields
+        assert fields["check"]["status"] == "refused"
+        assert "differs from its file" in fields["check"]["reason"]
+        assert "breakpoint" in fields["warnings"][-1]
 
 
 def test_other_flags(project: Project) -> None:
