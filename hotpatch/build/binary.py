@@ -49,6 +49,16 @@ class Binary:
         return {name: list(same.values()) for name, same in found.items()}
 
     @cached_property
+    def functions(self) -> dict[int, set[str]]:
+        """The names of its functions, less their versions, by address."""
+        found: dict[int, set[str]] = {}
+        for name, same in self.symbols.items():
+            for symbol in same:
+                if symbol.type in (c.STT_FUNC, c.STT_GNU_IFUNC):
+                    found.setdefault(symbol.value, set()).add(name.partition("@")[0])
+        return found
+
+    @cached_property
     def imported(self) -> frozenset[str]:
         """The names of what it has of libraries."""
         undefined = self.elf.dynamic_symbols.undefined() if self.elf.dynamic else []

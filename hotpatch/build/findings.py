@@ -68,6 +68,24 @@ def _check_doubtful(unit: Unit) -> None:
         )
 
 
+def check_folded(unit: Unit, old: Atom, address: int) -> None:
+    """Refuse to replace a function that the linker made one of with others (--icf)."""
+    names = {symbol.name for symbol in old.symbols}
+    twins = {
+        other.name
+        for other in unit.difference.old.atoms
+        if other.kind == CODE and other.name and unit.old_address(other) == address
+    }
+    others = sorted((unit.match.binary.functions.get(address, set()) | twins) - names)
+    if others:
+        listed = ", ".join(f"`{name}`" for name in others[:_MOST_NAMES])
+        raise Refused(
+            f"{unit.name}: `{old.name}` is one function with {listed} in the target: the linker "
+            "has folded those that have the same code",
+            f"leave it as it is with --skip {old.name}; have the program built with -Wl,--icf=none",
+        )
+
+
 def _check_aliases(unit: Unit) -> None:
     """Refuse to take apart functions that the compiler made one of, as their code was the same."""
     new_of: dict[int, Atom] = {}

@@ -190,6 +190,7 @@ def _replace(records: Records, closure: Closure, key: Key, symbol: Sym, old: Ato
         raise Refused(
             f"the place of `{old.name}` in the binary is not known", "give the binary's debug file"
         )
+    findings.check_folded(unit, old, address)
     places = [(address, _size(old))]
     for other in unit.difference.old.atoms:
         name = other.name or ""

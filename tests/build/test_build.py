@@ -102,6 +102,22 @@ def test_functions_that_are_one(tmp_path: Path) -> None:
         assert program.ask(5) == str(5 * 8 + 10 * 7)
 
 
+@pytest.mark.skipif(shutil.which("ld.gold") is None, reason="needs ld.gold")
+def test_functions_that_the_linker_made_one(tmp_path: Path) -> None:
+    body = "int first(int n) { extern int total; total += n; return n * 3 + total % 7; }\n"
+    files = {
+        "a.c": f"int total;\n__attribute__((noinline)) {body}",
+        "b.c": f"__attribute__((noinline)) {body.replace('first(', 'second(')}",
+        "c.c": "int first(int), second(int);\n"
+        "int answer(int n, char *o) { (void)o; return first(n) + second(n); }\n",
+    }
+    link = "-fuse-ld=gold -Wl,--icf=all,--build-id"
+    project = Project(tmp_path, files, flags="-O2 -g -ffunction-sections", link=link)
+    said = project.refusal({"a.c": ("n * 3", "n * 4")})
+    assert "`first` is one function with `second`" in said
+    assert "--icf=none" in said
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -151,6 +167,22 @@ def test_only_what_is_touched_is_compiled(tmp_path: Path) -> None:
     built = project.build({"part3.c": ("n * factor()", "n * factor() + 1")})
     assert built["compiled"] == 3  # old, old as the program was made, new
     assert {f["source"] for f in built["functions"]} == {"part3.c"}
+
+
+def test_what_includes_what_is_asked_again_when_the_source_is_another(tmp_path: Path) -> None:
+    files = CASES["header of many files"].files
+    project = Project(tmp_path, files)
+    change = {"factor.h": ("return 3", "return 4")}
+    project.build({"part3.c": ("n * factor()", "n * factor() + 1")})
+    assert {f["source"] for f in project.build(change)["functions"]} == {
+        name for name in files if name.startswith("part")
+    }
+    other = project.source / "part3.c"
+    other.write_text(other.read_text().replace('"factor.h"', '"other.h"'))
+    (project.source / "other.h").write_text("static inline int factor(void) { return 3; }\n")
+    sources = {f["source"] for f in project.build(change)["functions"]}
+    assert "part4.c" in sources
+    assert "part3.c" not in sources
 
 
 def test_what_it_is_for(project: Project) -> None:
