@@ -107,8 +107,9 @@ def _check_types(unit: Unit, known: frozenset[str]) -> None:
             raise Refused(
                 f"{unit.name}: the diff changes a type of which the target may have objects: "
                 f"{differences[0]}",
-                f"write a patch that carries them over (`hotpatch transform` begins it), or say "
-                f"--changed-type '{tag}' if no object of it outlives a call of the new code",
+                f"carry them over: `hotpatch transform` writes the C for that, --add FILE.c takes "
+                f"it along; or say --changed-type '{tag}' if no object of it outlives a call of "
+                "the new code",
                 types=sorted(set(unit.types) - known),
                 differences=differences,
             )

@@ -11,7 +11,7 @@ assemble    one object file, which ld makes a shared object of
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from hotpatch.build import findings
@@ -26,8 +26,9 @@ from hotpatch.build.objects import Object
 from hotpatch.build.options import Options
 from hotpatch.build.records import Records
 from hotpatch.build.relocatable import Sym, write
-from hotpatch.build.typing import changed_types
+from hotpatch.build.typing import changed_types, check_carried
 from hotpatch.build.view import DebugView
+from hotpatch.build.written import Part
 from hotpatch.elf import constants as c
 from hotpatch.errors import Refused
 from hotpatch.patch import manifest
@@ -69,18 +70,24 @@ Report = Callable[[str, int, int], None]
 
 
 def make_patch(
-    sources: Iterable[Source], binary: Binary, out: str, options: Options, report: Report
+    sources: Iterable[Source],
+    binary: Binary,
+    out: str,
+    options: Options,
+    report: Report,
+    parts: Sequence[Part] = (),
 ) -> Made:
     """Make a patch of what differs between the objects of `sources`, for `binary`.
 
-    The shared object is written to `out`, unless nothing changed. Raises Refused for what can't be
-    patched, with the way out, and ElfError and OSError for files that can't be read.
+    The shared object is written to `out`, unless nothing changed, and has `parts` too. Raises
+    Refused for what can't be patched, with the way out, and ElfError and OSError for files that
+    can't be read.
     """
     sources, absent = list(sources), list[str]()
     ways: dict[str, list[Unit]] = {}
     for done, source in enumerate(sources):
         report("comparing", done, len(sources))
-        found = _unit(source, binary)
+        found = _unit(source, binary, parts)
         if found is not None:
             ways.setdefault(source.name, []).append(found)
     report("comparing", len(sources), len(sources))
@@ -98,7 +105,8 @@ def make_patch(
         if atom.kind == CODE and not is_part(atom)
     )
     moved = tuple(atom.name or "" for unit in units for atom in unit.difference.moved)
-    warnings = findings.check(units, options)
+    carried = frozenset(change.target for part in parts for change in part.manifest.types)
+    warnings = findings.check(units, options._replace(types=options.types | carried))
     warnings += tuple(f"{name} changed and is not part of {binary.path}" for name in absent)
     findings.check_constants(units, binary, options.keep)
     closure = Closure(units, binary, options.keep)
@@ -107,12 +115,12 @@ def make_patch(
     if not closure.reasons:
         return Made(out, (), changed, moved, warnings)
     findings.check_closure(closure)
-    included = _included(closure)
-    _link(closure, binary, out, options, included)
+    included = (*_included(closure), *_written(parts))
+    _link(closure, binary, out, options, included, [part.path for part in parts])
     return Made(out, included, changed, moved, warnings)
 
 
-def _unit(source: Source, binary: Binary) -> Unit | None:
+def _unit(source: Source, binary: Binary, parts: Sequence[Part]) -> Unit | None:
     """Return what differs in a source file, None where nothing does."""
     if source.new is None:
         return None
@@ -124,6 +132,7 @@ def _unit(source: Source, binary: Binary) -> Unit | None:
     if not (found.changed or found.added or found.moved):
         return None
     types = changed_types(*views) if found.changed or found.added else {}
+    check_carried(source.name, views, types, parts)
     return Unit(source.name, found, Match(run, binary), types)
 
 
@@ -154,12 +163,23 @@ def _included(closure: Closure) -> tuple[Included, ...]:
     return tuple(found)
 
 
+def _written(parts: Sequence[Part]) -> Iterator[Included]:
+    """Yield what comes with the patch: its transfers, and functions that are replaced by hand."""
+    for part in parts:
+        for transfer in part.manifest.transfers:
+            kind = manifest.KINDS[transfer.kind]
+            yield Included(transfer.name, part.source, kind, "written", replaces=False)
+        for function in part.manifest.replacements:
+            yield Included(function.name, part.source, CODE, "written", replaces=True)
+
+
 def _link(
     closure: Closure,
     binary: Binary,
     out: str,
     options: Options,
     included: tuple[Included, ...],
+    more: Sequence[str],
 ) -> None:
     """Write the object file and have it linked."""
     assembly = Assembly(closure)
@@ -176,10 +196,11 @@ def _link(
         if function.old is not None:
             _replace(records, closure, function.key, function.symbol, function.old)
     for one in included:
-        if one.kind in (CODE, CONSTANT, DATA):
+        if one.kind in (CODE, CONSTANT, DATA, *manifest.KINDS.values()):
             records.add(manifest.REASON, one.name, f"{one.source}: {one.reason}")
     sections = [*assembly.sections, records.strings, records.section]
-    link_shared(write(sections, assembly.symbols), out, exceptions=assembly.exceptions)
+    content = write(sections, assembly.symbols)
+    link_shared(content, out, more, exceptions=assembly.exceptions)
 
 
 def _replace(records: Records, closure: Closure, key: Key, symbol: Sym, old: Atom) -> None:

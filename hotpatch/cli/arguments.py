@@ -72,6 +72,7 @@ class Arguments:
         self.keep: list[str] = []
         self.skip: list[str] = []
         self.changed_type: list[str] = []
+        self.add: list[str] = []
         self.name: str | None = None
         self.description: str | None = None
         self.cve: list[str] = []

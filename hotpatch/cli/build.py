@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -42,6 +41,12 @@ OPTIONS = (
         "TYPE",
         repeat=True,
     ),
+    Option(
+        ("--add",),
+        "C to come with it: transfers for the types that change; repeatable",
+        "FILE.c",
+        repeat=True,
+    ),
     Option(("--name",), "what the patch is called (default: its file's name)", "TEXT"),
     Option(("--description",), "a line on what it does", "TEXT"),
     Option(("--cve",), "what it mends, if the diff does not say it; repeatable", "ID", repeat=True),
@@ -74,7 +79,7 @@ def run(arguments: Arguments, output: Output) -> int:
 
 def _make(arguments: Arguments, output: Output, report: Callable[[str, int, int], None]) -> Any:
     if arguments.operands:
-        _only(arguments, "operands", ("source", "diff", "old", "new", "target"))
+        _only(arguments, "operands", ("source", "diff", "old", "new", "target", "add"))
         return _compile(arguments)
     if not arguments.target:
         raise Usage("it is not said what is to be patched", "give --target BINARY or --target PID")
@@ -134,27 +139,28 @@ def _patch(
     texts: list[str],
     report: Callable[[str, int, int], None],
 ) -> dict[str, Any]:
+    from tempfile import TemporaryDirectory  # noqa: PLC0415
+
     import hotpatch  # noqa: PLC0415
     from hotpatch.build.binary import Binary  # noqa: PLC0415
     from hotpatch.build.make import make_patch  # noqa: PLC0415
     from hotpatch.build.options import Options  # noqa: PLC0415
+    from hotpatch.build.written import compile_parts  # noqa: PLC0415
 
     cves = sorted({*arguments.cve, *(name for text in texts for name in _CVE.findall(text))})
     facts = [*(("cve", cve) for cve in cves), *facts, ("hotpatch", hotpatch.__version__)]
-    made = make_patch(
-        sources,
-        Binary(_binary(arguments.target or "")),
-        arguments.output or "",
-        Options(
-            frozenset(arguments.keep),
-            frozenset(arguments.skip),
-            frozenset(arguments.changed_type),
-            arguments.name or os.path.basename(arguments.output or "").removesuffix(".so"),
-            arguments.description or "",
-            tuple(facts),
-        ),
-        report,
+    options = Options(
+        frozenset(arguments.keep),
+        frozenset(arguments.skip),
+        frozenset(arguments.changed_type),
+        arguments.name or os.path.basename(arguments.output or "").removesuffix(".so"),
+        arguments.description or "",
+        tuple(facts),
     )
+    binary = Binary(_binary(arguments.target or ""))
+    with TemporaryDirectory(prefix="hotpatch-") as directory:
+        parts = compile_parts(arguments.add, directory)
+        made = make_patch(sources, binary, arguments.output or "", options, report, parts)
     fields = {**_fields(made), "cves": cves}
     if made.included and _is_process(arguments.target or ""):
         report("checking it with the process", 0, 1)
@@ -221,26 +227,11 @@ def _default_work(source: str) -> str:
 
 def _compile(arguments: Arguments) -> dict[str, Any]:
     """Compile a patch that was written by hand."""
-    from hotpatch.cli.cflags import include_directory  # noqa: PLC0415
+    from hotpatch.build.written import compile_patch  # noqa: PLC0415
     from hotpatch.patch.file import PatchFile  # noqa: PLC0415
 
-    plus = any(name.endswith((".cc", ".cpp", ".cxx", ".C")) for name in arguments.operands)
-    compiler = os.environ.get("CXX" if plus else "CC", "c++" if plus else "cc").split()
-    flags = os.environ.get("CXXFLAGS" if plus else "CFLAGS", "-O2 -g").split()
-    command = [*compiler, *flags, f"-I{include_directory()}", "-shared", "-fPIC"]
     out = arguments.output or ""
-    sources = [*_exceptions(include_directory(), plus), *arguments.operands]
-    try:
-        done = subprocess.run(
-            [*command, "-o", out, *sources], capture_output=True, text=True, check=False
-        )
-    except OSError as error:
-        raise Refused(f"{compiler[0]} can't be run: {error.strerror}", "set CC") from error
-    sys.stderr.write(done.stderr)
-    if done.returncode:
-        raise Refused(
-            f"{', '.join(arguments.operands)} does not compile", "see the compiler's messages"
-        )
+    compile_patch(arguments.operands, out)
     patch = PatchFile.open(out)
     functions = [
         {
@@ -262,13 +253,6 @@ def _compile(arguments: Arguments) -> dict[str, Any]:
         "warnings": [],
         "cves": [],
     }
-
-
-def _exceptions(directory: str, plus: bool) -> list[str]:
-    """Return what makes the frames of a patch in C++ known; it comes before the others."""
-    from hotpatch.build.linker import UNWIND  # noqa: PLC0415
-
-    return ["-x", "c", os.path.join(directory, UNWIND), "-x", "none"] if plus else []
 
 
 def _text(fields: dict[str, Any], output: Output) -> str:
