@@ -28,7 +28,8 @@ from hotpatch.errors import Gone
 from hotpatch.linux import procfs, ptrace
 from hotpatch.linux.restart import Look, Looks, Restarter
 
-_LOOK = 0.02  # seconds between two looks, should somebody else take our SIGCHLD
+_LOOK = 0.02  # seconds between two looks, should a SIGCHLD be lost
+_OFTEN = 0.001  # the same where other threads of ours may take them
 _TURNS = 100
 _STOPPED = os.WSTOPPED | os.WNOHANG | ptrace.WALL | ptrace.WNOTHREAD
 _ENDED = (os.CLD_EXITED, os.CLD_KILLED, os.CLD_DUMPED)
@@ -50,7 +51,8 @@ Judge = Callable[[int, int], None]
 class Watch:
     """The tracing of one process by the calling thread, which has no children of its own.
 
-    That thread has to end soon after `run` returns. SIGCHLD should be blocked in all threads.
+    That thread has to end soon after `run` returns. Stops are seen soonest if SIGCHLD is blocked in
+    all threads.
     """
 
     def __init__(self, pid: int, judge: Judge, restarter: Restarter) -> None:
@@ -63,6 +65,7 @@ class Watch:
         self._killed_by = 0
         self._leaving = 0
         self._look: Look | None = None
+        self._pause = _LOOK
 
     def run(self, goes_on: Callable[[], bool], began: Callable[[], None]) -> Ended | None:
         """Watch for as long as `goes_on`; return how the program ended, if it did.
@@ -71,6 +74,7 @@ class Watch:
         denied.
         """
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))
+        self._pause = _LOOK if _all_block(signal.SIGCHLD) else _OFTEN
         self._seize_all()
         began()
         while goes_on():
@@ -113,7 +117,7 @@ class Watch:
             leaves, self._leaving = self._leaving, 0
             return None if leaves else Ended(self._killed_by, False)
         if seen is None:
-            signal.sigtimedwait((signal.SIGCHLD,), _LOOK)
+            signal.sigtimedwait((signal.SIGCHLD,), self._pause)
         elif seen.si_code not in _ENDED:
             with contextlib.suppress(ChildProcessError):
                 stop = os.waitid(os.P_PID, seen.si_pid, _STOPPED)
@@ -199,6 +203,15 @@ class Watch:
         if not self._is_init or ptrace.get_siginfo(tid).code <= 0:
             return False
         return not int(procfs.status(tid)["SigCgt"], 16) >> (number - 1) & 1
+
+
+def _all_block(number: int) -> bool:
+    """Tell whether all our threads block a signal."""
+    own = os.getpid()
+    with contextlib.suppress(Gone):  # a thread has ended
+        masks = [procfs.status(own, tid)["SigBlk"] for tid in procfs.threads(own)]
+        return all(int(mask, 16) >> (number - 1) & 1 for mask in masks)
+    return False
 
 
 def _ignored(tid: int, number: int) -> bool:
