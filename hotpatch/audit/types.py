@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from hotpatch.audit.inlined import copies_left
 from hotpatch.dwarf.compare import Comparison, Sides
 from hotpatch.dwarf.cursor import DwarfError
 from hotpatch.dwarf.names import Named, Names
@@ -42,31 +43,36 @@ class TypeAudit(NamedTuple):
     """What could not be checked, and why."""
     checked: int
     """How many types, functions and variables were compared."""
+    copies: tuple[str, ...] = ()
+    """Copies of replaced functions that stay, a sentence each."""
 
 
 def audit_types(patch: PatchFile, replaced: Sequence[Replaced], program: Module) -> TypeAudit:
     """Compare the types of a patch to those of the modules that it is a part of."""
     own = names_of(patch.elf, None)
-    if own is None:
-        return TypeAudit((), ("the patch has no debug information (compile it with -g)",), 0)
     modules = list({m.path: m for m in (*(r.module for r in replaced), program)}.values())
     problems: list[str] = []
+    copies: list[str] = []
     unchecked: list[str] = []
     checked = 0
+    if own is None:
+        unchecked.append("the patch has no debug information (compile it with -g)")
     for module in modules:
+        of_module = [r for r in replaced if r.module is module]
         try:
             names = names_of(module.elf, module)
             if names is None:
                 unchecked.append(f"{module.path} has no debug information")
                 continue
-            audit = _Audit(patch, own, names, [r for r in replaced if r.module is module])
-            audit.run()
+            copies += copies_left(names, patch, of_module)
+            if own is not None:
+                audit = _Audit(patch, own, names, of_module)
+                audit.run()
+                problems += audit.problems
+                checked += audit.checked
         except DwarfError as error:
             unchecked.append(f"the debug information of {module.path} or the patch: {error}")
-            continue
-        problems += audit.problems
-        checked += audit.checked
-    return TypeAudit(tuple(dict.fromkeys(problems)), tuple(unchecked), checked)
+    return TypeAudit(tuple(dict.fromkeys(problems)), tuple(unchecked), checked, tuple(copies))
 
 
 def names_of(elf: ElfFile, module: Module | None) -> Names | None:

@@ -45,20 +45,26 @@ def users_left(
         found = {
             (function, file)
             for function, file in _Users(names, change.target).functions()
-            if not _listed(function, file, gone) and not _listed(function, file, spared)
+            if not is_listed(function, file, gone) and not is_listed(function, file, spared)
         }
         if found:
-            texts = [f"{function} ({file})" for function, file in sorted(found)]
-            more = f" and {len(texts) - _MOST_NAMES} more" if len(texts) > _MOST_NAMES else ""
             problems.append(
                 f"`{change.target}` changes, and old code would go on with it as it was: "
-                f"{', '.join(texts[:_MOST_NAMES])}{more}; replace them, or declare "
+                f"{listing(found)}; replace them, or declare "
                 "HOTPATCH_UNAFFECTED for those that only hand it on"
             )
     return problems
 
 
-def _listed(function: str, file: str, known: set[tuple[str, str | None]]) -> bool:
+def listing(found: set[tuple[str, str]]) -> str:
+    """Return functions and their source files in words."""
+    texts = [f"{function} ({file})" for function, file in sorted(found)]
+    more = f" and {len(texts) - _MOST_NAMES} more" if len(texts) > _MOST_NAMES else ""
+    return f"{', '.join(texts[:_MOST_NAMES])}{more}"
+
+
+def is_listed(function: str, file: str, known: set[tuple[str, str | None]]) -> bool:
+    """Tell whether a function is among those named, of whose files some may not be said."""
     return any(
         name == function and (source is None or same_file(file, source)) for name, source in known
     )

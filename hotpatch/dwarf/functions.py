@@ -63,6 +63,15 @@ class Functions:
         self._ranges = ranges
         self._starts = [start for start, _, _ in ranges]
 
+    def copies(self) -> Iterator[tuple[Function, Function]]:
+        """Yield each inlined copy with the function that has it in its code."""
+        holder: Function | None = None
+        for function in self._all:
+            if not function.inlined:
+                holder = function
+            elif holder is not None and function.depth > holder.depth:
+                yield function, holder
+
     def at(self, pc: int) -> list[Function]:
         """Return the function that has an address and the copies in it, innermost first."""
         at = bisect_right(self._starts, pc) - 1

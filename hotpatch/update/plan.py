@@ -107,7 +107,7 @@ def make_plan(
     _check(process, patch, force)
     neighbours = Neighbours(process)
     sites = find_sites(process, patch, neighbours)
-    types = check_types(process, patch, sites, require_types)
+    types = check_types(process, patch, sites, require_types, force)
     groups = group_sites(sites)
     places = find_places(process, patch, groups)
     main = places[0]

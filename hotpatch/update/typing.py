@@ -19,7 +19,9 @@ class TypeCheck(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def check_types(process: Process, patch: PatchFile, sites: list[Site], required: bool) -> TypeCheck:
+def check_types(
+    process: Process, patch: PatchFile, sites: list[Site], required: bool, force: bool
+) -> TypeCheck:
     """Compare the types of patch and target; raises Refused where they don't fit.
 
     Built patches were made of the target's own source; what they change was checked then.
@@ -41,11 +43,20 @@ def check_types(process: Process, patch: PatchFile, sites: list[Site], required:
             "HOTPATCH_TYPE or HOTPATCH_ADAPT",
             problems=list(found.problems),
         )
+    if found.copies and not force:
+        raise Refused(
+            found.copies[0],
+            "replace those functions, too; declare HOTPATCH_UNAFFECTED for those where it does not "
+            "matter; or use --force",
+            problems=list(found.copies),
+            forceable=True,
+        )
     if found.unchecked and required:
         raise Refused(
             f"the types can't be checked: {'; '.join(found.unchecked)}",
             "give the debug information of both, or apply it without --require-types",
         )
     risky = bool(patch.transfers) and not found.checked
-    warnings = tuple(f"types were not checked: {why}" for why in found.unchecked) if risky else ()
+    warnings = found.copies
+    warnings += tuple(f"types were not checked: {why}" for why in found.unchecked) if risky else ()
     return TypeCheck(found.checked, found.unchecked, warnings)
