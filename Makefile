@@ -10,11 +10,10 @@ RUN    := .venv/bin/python
 # What the demo needs, and what the tests need besides.
 DEMO_PACKAGES := gcc libc6-dev
 TEST_PACKAGES := $(DEMO_PACKAGES) g++ clang musl-tools binutils elfutils gdb procps zsh fish \
-                 redis-server redis-tools nginx memcached patch dpkg-dev $(REDIS_PACKAGES)
+                 redis-server redis-tools nginx memcached patch dpkg-dev $(CVE_PACKAGES)
 # What Debian's redis and memcached are built with.
-REDIS_PACKAGES := libhiredis-dev libjemalloc-dev liblua5.1-dev liblzf-dev libssl-dev \
-                  libsystemd-dev pkg-config
-CVE_PACKAGES := $(TEST_PACKAGES) libevent-dev libsasl2-dev
+CVE_PACKAGES := libhiredis-dev libjemalloc-dev liblua5.1-dev liblzf-dev libssl-dev \
+                libsystemd-dev pkg-config libevent-dev libsasl2-dev
 
 help: ## say this
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -39,7 +38,7 @@ sweep: .cache/test-packages .venv/ready targets ## kill the patcher at every sys
 soak: .cache/test-packages .venv/ready targets ## 1,000 updates and reverts where the tests make 30 or 50
 	HOTPATCH_PAIRS=1000 $(RUN) -m pytest -m "not sweep" tests/servers tests/update
 
-cves: .cache/cve-packages .venv/ready ## live patches of Debian's security patches, a table (half an hour)
+cves: .cache/test-packages .venv/ready ## live patches of Debian's security patches, a table (half an hour)
 	$(RUN) -m tests.cves
 
 bench: .cache/test-packages .venv/ready targets ## measure pauses and look-ups
@@ -62,9 +61,9 @@ clean: ## remove everything that was made here
 	.venv/bin/pip install --quiet --editable '.[dev]'
 	@touch $@
 
-.cache/demo-packages .cache/test-packages .cache/cve-packages: Makefile
+.cache/demo-packages .cache/test-packages: Makefile
 	@mkdir -p .cache
-	@.ci/packages $($(if $(findstring cve,$@),CVE,$(if $(findstring test,$@),TEST,DEMO))_PACKAGES)
+	@.ci/packages $($(if $(findstring test,$@),TEST,DEMO)_PACKAGES)
 	@touch $@
 
 .PHONY: help demo test lint sweep soak cves bench targets clean
