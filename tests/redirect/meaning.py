@@ -43,11 +43,11 @@ def moved_meaning(code: bytes, address: int, aliases: dict[int, int]) -> list[Me
             name = jump.mnemonic.replace("jmp", "call")
             result.append((*_plain(name), _operands(jump, aliases), f"returns to {returned:#x}"))
             return result
-        if first.mnemonic in _LOOPS:
+        if _plain(first.mnemonic)[0] in _LOOPS:
             skip, taken = instructions.pop(0), instructions.pop(0)
             assert int(first.op_str, 16) == taken.address
             assert int(skip.op_str, 16) == taken.address + taken.size
-            result.append((first.mnemonic, _operands(taken, aliases)))
+            result.append((*_plain(first.mnemonic), _operands(taken, aliases)))
             continue
         result.append((*_plain(first.mnemonic), _operands(first, aliases)))
     return result

@@ -15,6 +15,7 @@ from tests.redirect.meaning import meaning, moved_meaning
 HERE, THERE = 0x40001000, 0x50002340
 
 MOVABLE = {
+    "prefixes that mean nothing on a loop": "3e f2 e3 00",
     "push rbp": "55",
     "endbr64": "f3 0f 1e fa",
     "lea rax, [rip + 0x1234]": "48 8d 05 34 12 00 00",
