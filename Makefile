@@ -7,13 +7,13 @@
 PYTHON ?= python3
 RUN    := .venv/bin/python
 
+# What Debian's redis and memcached are built with.
+CVE_PACKAGES := libhiredis-dev libjemalloc-dev liblua5.1-dev liblzf-dev libssl-dev \
+                libsystemd-dev pkg-config libevent-dev libsasl2-dev
 # What the demo needs, and what the tests need besides.
 DEMO_PACKAGES := gcc libc6-dev
 TEST_PACKAGES := $(DEMO_PACKAGES) g++ clang musl-tools binutils elfutils gdb procps zsh fish \
                  redis-server redis-tools nginx memcached patch dpkg-dev $(CVE_PACKAGES)
-# What Debian's redis and memcached are built with.
-CVE_PACKAGES := libhiredis-dev libjemalloc-dev liblua5.1-dev liblzf-dev libssl-dev \
-                libsystemd-dev pkg-config libevent-dev libsasl2-dev
 
 help: ## say this
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
