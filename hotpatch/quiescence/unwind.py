@@ -164,7 +164,8 @@ class Unwinder:
                 frames.append(Frame(pc, cfa, call))
                 if outermost:
                     return True
-                pc, call, lower = values[return_address] or 0, not (row and row.signal), cfa
+                pc, call = values[return_address] or 0, not (row and row.signal)
+                lower = cfa if call else cfa - 1  # what is interrupted may have no frame any more
         except (DwarfError, ElfError, OSError, StructError) as error:
             if isinstance(error, Gone):
                 raise

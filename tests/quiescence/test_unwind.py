@@ -255,6 +255,15 @@ def test_a_signal_return_that_nothing_is_said_of(
         assert any(name.startswith("main+") for name in found)
 
 
+def test_a_signal_at_the_last_jump_of_a_function(gdb: Gdb, compiled: Compile) -> None:
+    """Nothing of its frame is left, so its caller's begins where its own does."""
+    with started([compiled("jumping.c", "-O2")]) as program:
+        (unwound,) = check_process(gdb, program.pid)
+        with Process(program.pid) as process:
+            found = [name.split("+")[0] for name in names(process, unwound)]
+        assert found[found.index("jumps") + 1] == "main"
+
+
 # ---- eu-stack ----
 
 _EU_FRAME = re.compile(r"#\d+ +0x([0-9a-f]+)")
