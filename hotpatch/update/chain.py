@@ -8,7 +8,7 @@ nothing above leads through it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from hotpatch.process import ledger
 from hotpatch.process.image import Process
@@ -32,15 +32,14 @@ def below(process: Process, entry: int) -> tuple[ledger.Function, ...]:
 
 def above(process: Process, patch: ledger.Entry) -> list[ledger.Entry]:
     """Return the patches in whose chains a function of `patch` is below one of theirs."""
-    ours = {function.gate[0]: function.old for function in patch.record.functions}
-    found = []
-    for other in process.patches:
-        theirs = {f.old for f in other.record.functions if f.under in ours}
-        if other.address != patch.address and any(
-            _leads_through(process, other, e) for e in theirs
-        ):
-            found.append(other)
-    return found
+    ours = {function.gate[0] for function in patch.record.functions}
+    return [
+        other
+        for other in built_upon(process, patch)
+        if any(
+            _leads_through(process, other, f.old) for f in other.record.functions if f.under in ours
+        )
+    ]
 
 
 def _leads_through(process: Process, patch: ledger.Entry, entry: int) -> bool:
@@ -48,25 +47,48 @@ def _leads_through(process: Process, patch: ledger.Entry, entry: int) -> bool:
     return any(function.gate[0] in gates for function in below(process, entry))
 
 
+def built_upon(process: Process, patch: ledger.Entry) -> list[ledger.Entry]:
+    """Return the patches whose gates go on to gates of `patch`, taken out of the chain or not."""
+    ours = {function.gate[0] for function in patch.record.functions}
+    others = (other for other in process.patches if other.address != patch.address)
+    return [o for o in others if any(f.under in ours for f in o.record.functions)]
+
+
 def is_armed(process: Process, function: ledger.Function) -> bool:
     """Say whether a function's entry leads to the gate of this patch."""
-    return _reads_as_after(process, function.arm)
+    return _reads_as_one_of(process, [_left_by(function.arm)])
 
 
-def is_untouched(process: Process, function: ledger.Function) -> bool:
-    """Say whether nothing of a function's redirection is there, not even a part."""
-    return _reads_as_after(process, function.disarm)
+def is_begun(process: Process, function: ledger.Function) -> bool:
+    """Say whether a function's entry leads to the gate of this patch, or is on the way to or fro.
+
+    So it is behind any number of writes but none of those that arm it, or all but some of those
+    that restore it. Bytes that are not this patch's doing may be those of another one that is
+    applied, and are not to be restored.
+    """
+    arm, disarm = function.arm, function.disarm
+    armed = [(*disarm, *arm[:count]) for count in range(1, len(arm) + 1)]
+    restored = [(*disarm, *arm, *disarm[:count]) for count in range(1, len(disarm))]
+    states, untouched = map(_left_by, armed + restored), _left_by(disarm)
+    return _reads_as_one_of(process, [state for state in states if state != untouched])
 
 
-def _reads_as_after(process: Process, writes: Sequence[ledger.Write]) -> bool:
-    """Say whether memory is as a sequence of writes leaves it, later ones over earlier ones."""
+def _left_by(writes: Iterable[ledger.Write]) -> dict[int, int]:
+    """Return the byte at each address behind a sequence of writes, later ones over earlier ones."""
     left: dict[int, int] = {}
     for write in writes:
         left.update(enumerate(write.data, write.address))
-    first = min(left)
-    if max(left) - first < len(left):  # all in one piece, as nearly always
-        return process.read(first, len(left)) == bytes(left[a] for a in sorted(left))
-    return all(process.read(address, 1)[0] == value for address, value in left.items())
+    return left
+
+
+def _reads_as_one_of(process: Process, states: Sequence[dict[int, int]]) -> bool:
+    """Say whether memory is in one of some states, which have the same addresses."""
+    addresses = sorted(states[0])
+    if addresses[-1] - addresses[0] < len(addresses):  # all in one piece, as nearly always
+        now = process.read(addresses[0], len(addresses))
+    else:
+        now = b"".join(process.read(address, 1) for address in addresses)
+    return any(now == bytes(state[address] for address in addresses) for state in states)
 
 
 def ends_in_call(code: bytes) -> bool:

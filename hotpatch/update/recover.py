@@ -78,7 +78,12 @@ def remove(session: Session, patch: ledger.Entry) -> str | None:
     from hotpatch.update.unmap import present, unmap  # noqa: PLC0415 - not needed to apply
 
     process = session.process
-    disarm(session, [f for f in patch.record.functions if not chain.is_untouched(process, f)])
+    disarm(session, [f for f in patch.record.functions if chain.is_begun(process, f)])
+    users = chain.built_upon(process, patch)
+    if users:  # they are kept because something may call them yet
+        session.kept.add(patch.address)
+        names = ", ".join(user.record.name for user in users)
+        return f"{patch.record.name} stays mapped: {names}, which is off too, leads into it"
     kept = unmap(session, present(session, patch.record.regions), patch.record.name)
     session.refresh()
     return kept

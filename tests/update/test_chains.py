@@ -3,13 +3,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import permutations
+from typing import cast
 
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 import hotpatch
+from hotpatch.process import ledger
+from hotpatch.process.image import Process
+from hotpatch.redirect.entry import Entry, Stretch
+from hotpatch.redirect.sites import crosses_page
+from hotpatch.update.chain import is_armed, is_begun
 from tests.support.compiled import CompileShared
-from tests.support.programs import PROGRAMS, Program, patch
+from tests.support.programs import PROGRAMS, Program, patch, running
 from tests.update.judging import expect_answer, refused, regions, traces
 
 PATCHES = ["answer_2", "answer_3", "answer_original"]
@@ -109,3 +118,121 @@ def test_thirteen_versions_on_top_of_each_other(
     hotpatch.revert(simple.pid)
     expect_answer(simple, 1)
     assert traces(simple.pid) == before
+
+
+def text_of(program: Program) -> str:
+    """What text() says now; nobody keeps it afterwards."""
+    said = str(program.ask("keep")["kept"])
+    program.ask("drop")
+    return said
+
+
+def test_one_that_is_only_mapped_does_not_take_another_out() -> None:
+    """Something keeps its memory; the same function is patched again, and other commands follow."""
+    with running("keeper") as program:
+        hotpatch.apply(program.pid, patch("keeper"))
+        program.ask("keep")
+        assert hotpatch.revert(program.pid).warnings
+        hotpatch.apply(program.pid, patch("keeper"))
+        for _ in range(2):
+            hotpatch.apply(program.pid, patch("answer_2"))
+            hotpatch.revert(program.pid)
+        assert text_of(program) == "new"
+        hotpatch.revert(program.pid)
+        assert text_of(program) == "old"
+        assert program.expect_progress()["broken"] == 0
+
+
+def test_below_one_that_is_only_mapped(compile_shared: CompileShared) -> None:
+    """Its gate goes on to the one before it, which stays as long; the entry leads to neither."""
+    source = (PROGRAMS / "patches" / "keeper.c").read_text()
+    first = str(compile_shared(source.replace("new", "first")))
+    with running("keeper") as program:
+        hotpatch.apply(program.pid, first)
+        hotpatch.apply(program.pid, patch("keeper"))
+        program.ask("keep")
+        assert hotpatch.revert(program.pid).warnings
+        warnings = hotpatch.revert(program.pid).warnings
+        assert any("leads into it" in warning for warning in warnings), warnings
+        assert len(regions(program.pid)) == 2
+        hotpatch.apply(program.pid, patch("answer_2"))
+        assert text_of(program) == "old"
+        expect_clean_soon(program)
+        assert program.expect_progress()["broken"] == 0
+
+
+def expect_clean_soon(program: Program) -> None:
+    """Revert what is applied, and go on until nothing refers to what is mapped any more."""
+    hotpatch.revert(program.pid)
+    for _ in range(10):
+        if not regions(program.pid):
+            break
+        hotpatch.apply(program.pid, patch("answer_2"))
+        hotpatch.revert(program.pid)
+    assert regions(program.pid) == []
+
+
+class Code:
+    """Memory with a function's entry and an island, read as a process's is."""
+
+    def __init__(self, entry: Entry) -> None:
+        self.bytes: dict[int, int] = {}
+        self.write(ledger.Write(*write) for write in entry.disarm_writes())
+
+    def write(self, writes: Iterable[ledger.Write]) -> None:
+        for write in writes:
+            self.bytes.update(enumerate(write.data, write.address))
+
+    def read(self, address: int, size: int) -> bytes:
+        return bytes(self.bytes[address + offset] for offset in range(size))
+
+
+def redirection(entry: Entry, gate: int) -> ledger.Function:
+    """How the ledger has the redirection of an entry to a gate."""
+    writes = (entry.arm_writes(gate), entry.disarm_writes())
+    arm, disarm = (tuple(ledger.Write(*write) for write in part) for part in writes)
+    nothing = (0, 0)
+    return ledger.Function(
+        "f", "", entry.address, 0, (), (gate, 64), (), 0, 0, nothing, (), arm, disarm, False
+    )
+
+
+@settings(max_examples=1000)
+@given(
+    st.integers(0x40_0FF0, 0x40_1000),  # across a page boundary, too
+    st.one_of(st.none(), st.integers(0x40_1010, 0x40_1030), st.integers(0x40_0FC0, 0x40_0FE0)),
+    st.permutations([0x41_0000, 0x41_0040, 0x51_0000]),
+    st.booleans(),
+)
+def test_what_is_begun_and_what_is_not(
+    place: int, padding: int | None, gates: list[int], chained: bool
+) -> None:
+    """A patch knows its own doing after each write; that of another one never."""
+    assume(not chained or padding or not crosses_page(place + 1, place + 5))  # refused
+    ours, theirs, below = gates
+    island = None if padding is None else Stretch(padding, b"\x90" * 5)
+    original = b"\x89\xf8\x83\xc0\x01"[: 2 if island else 5]
+    entry = Entry("f", place, place, place, original, (), None, (), island)
+    first = redirection(entry, below)
+    code = Code(entry)
+    if chained:  # then what it goes back to is the jump of the one below
+        code.write(first.arm)
+        jump = code.read(place, len(original))
+        entry = entry._replace(
+            original=jump, island=island and Stretch(island.address, code.read(island.address, 5))
+        )
+    function, other = redirection(entry, ours), redirection(entry, theirs)
+    process = cast("Process", code)
+
+    untouched = dict(code.bytes)
+    for write in (*function.arm, *function.disarm):
+        code.write([write])
+        assert is_begun(process, function) == (code.bytes != untouched)
+    assert code.bytes == untouched
+    code.write(other.arm)
+    assert not is_begun(process, function)
+    assert is_armed(process, other)
+    code.write(other.disarm)
+    if chained:
+        code.write(first.disarm)
+        assert not is_begun(process, function)
