@@ -14,13 +14,18 @@ from hotpatch.process import ledger
 from hotpatch.process.image import Process
 
 
+def mapped(process: Process, entry: int) -> list[ledger.Function]:
+    """Return what patches have for the function at `entry`, in its chain or only mapped yet."""
+    return [f for p in process.patches for f in p.record.functions if f.old == entry]
+
+
 def below(process: Process, entry: int) -> tuple[ledger.Function, ...]:
     """Return what patches have done to the function at `entry`, in the order of the chain.
 
     Where the entry leads is what counts: a patch that was taken out may still be mapped, as
     something refers to it, but the entry leads past it.
     """
-    found = [f for p in process.patches for f in p.record.functions if f.old == entry]
+    found = mapped(process, entry)
     by_gate = {function.gate[0]: function for function in found}
     at = next((f.gate[0] for f in found if is_armed(process, f)), 0)
     chain: list[ledger.Function] = []

@@ -84,7 +84,7 @@ def find_sites(process: Process, patch: PatchFile, neighbours: Neighbours) -> li
                 replacement.value if replacement else None,
                 entry,
                 under,
-                _code_of(function, entry, under) if replacement else (),
+                _code_of(process, function, entry) if replacement else (),
                 definition.address in points,
             )
         )
@@ -113,16 +113,18 @@ def _check_point(name: str, entry: redirect.Entry) -> None:
 
 
 def _code_of(
-    function: redirect.Function, entry: redirect.Entry, under: tuple[ledger.Function, ...]
+    process: Process, function: redirect.Function, entry: redirect.Entry
 ) -> tuple[Range, ...]:
     """Return the code that a call of the function may be in now: it must be quiet.
 
-    At its first byte a call has not begun yet, unless the function loops back there.
+    So must be that of patches below it, and of those that are off and mapped yet: a call may have
+    begun before a probation turned them off, or come by a pointer that somebody has kept. At the
+    function's first byte a call has not begun yet, unless the function loops back there.
     """
     begin = function.address - bool(entry.reentries)
     stretches = [(begin, function.end + chain.ends_in_call(function.code))]
     stretches += [(part.address, part.end) for part in function.fragments]
-    for lower in under:
+    for lower in chain.mapped(process, function.address):
         stretches += [*lower.decided, *((start, start + size) for start, size in lower.code)]
     return tuple(Range(start, end, function.name) for start, end in stretches)
 

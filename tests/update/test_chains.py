@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable
 from itertools import permutations
 from typing import cast
@@ -159,6 +160,45 @@ def test_below_one_that_is_only_mapped(compile_shared: CompileShared) -> None:
         assert text_of(program) == "old"
         expect_clean_soon(program)
         assert program.expect_progress()["broken"] == 0
+
+
+STAYS = """
+#include <hotpatch.h>
+#include <unistd.h>
+
+typedef int pipe_ends[2];
+HOTPATCH_EXTERN_STATIC_DATA("inside.c", pipe_ends, release);
+HOTPATCH_EXTERN_STATIC_DATA("inside.c", _Atomic long, inside);
+
+int compute(int depth)
+{
+    char byte;
+
+    inside++;
+    while (read(release[0], &byte, 1) < 0)
+        ;
+    inside--;
+    return depth + 3;
+}
+HOTPATCH_REPLACE(compute);
+"""
+
+
+def test_who_is_in_one_that_is_only_mapped_is_waited_for(compile_shared: CompileShared) -> None:
+    """A probation that failed has turned it off while a thread was in it."""
+    with running("inside", "asleep") as program:
+        hotpatch.apply(program.pid, str(compile_shared(STAYS)))
+        program.ask("enter")
+        with Process(program.pid) as process:
+            (failed,) = process.patches
+            off = struct.pack("<I", ledger.OFF)
+            process.memory.write(failed.address + ledger.SWITCH_OFFSET, off)
+        with refused("compute", error=hotpatch.Busy):
+            hotpatch.apply(program.pid, patch("compute"), timeout=0.3)
+        assert program.ask("leave")["result"] == 3
+        hotpatch.apply(program.pid, patch("compute"))
+        assert program.ask("enter")["result"] == 2
+        program.expect_progress()
 
 
 def expect_clean_soon(program: Program) -> None:
