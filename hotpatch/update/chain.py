@@ -87,12 +87,18 @@ def _left_by(writes: Iterable[ledger.Write]) -> dict[int, int]:
 
 
 def _reads_as_one_of(process: Process, states: Sequence[dict[int, int]]) -> bool:
-    """Say whether memory is in one of some states, which have the same addresses."""
+    """Say whether memory is in one of some states, which have the same addresses.
+
+    It is in none where a library was closed, and its memory is gone.
+    """
     addresses = sorted(states[0])
-    if addresses[-1] - addresses[0] < len(addresses):  # all in one piece, as nearly always
-        now = process.read(addresses[0], len(addresses))
-    else:
-        now = b"".join(process.read(address, 1) for address in addresses)
+    try:
+        if addresses[-1] - addresses[0] < len(addresses):  # all in one piece, as nearly always
+            now = process.read(addresses[0], len(addresses))
+        else:
+            now = b"".join(process.read(address, 1) for address in addresses)
+    except OSError:
+        return False
     return any(now == bytes(state[address] for address in addresses) for state in states)
 
 
