@@ -34,11 +34,9 @@ PLUG = """
 volatile int kept;
 int plug(void) { kept = kept + ANSWER; kept = kept - ANSWER; return ANSWER; }
 """
+# Differs in the bytes that the entry of the first one was written to.
 OTHER = """
-int first(int a, int b) { return a * b; }
-int plug(void) { return ANSWER; }
-volatile int kept;
-int last(int a, int b) { kept = a / b; return a - b; }
+int plug(void) { __asm__ volatile("mov $7, %eax; nop; nop; nop; nop"); return ANSWER; }
 """
 FIX = """
 #include <hotpatch.h>
@@ -97,7 +95,7 @@ def test_another_library_in_its_place_is_left_alone(
     host: Program, plug: Path, fix: str, compile_shared: CompileShared
 ) -> None:
     place = patch_and_close(host, plug, fix)
-    base = int(host.ask(f"open {compile_shared(OTHER, '-DANSWER=3')}")["place"]) & -4096
-    assert base == place & -4096, "the other one is elsewhere: this shows nothing"
+    other = int(host.ask(f"open {compile_shared(OTHER, '-DANSWER=3')}")["place"])
+    assert other == place, "the other one is elsewhere: this shows nothing"
     hotpatch.revert(host.pid)
     assert host.ask("call")["answer"] == 3
