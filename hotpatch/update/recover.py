@@ -83,7 +83,7 @@ def remove(session: Session, patch: ledger.Entry) -> str | None:
     if users:  # they are kept because something may call them yet
         session.kept.add(patch.address)
         names = ", ".join(user.record.name for user in users)
-        return f"{patch.record.name} stays mapped: {names}, which is off too, leads into it"
+        return f"{patch.record.name} stays mapped: {names}, mapped still, leads into it"
     kept = unmap(session, present(session, patch.record.regions), patch.record.name)
     session.refresh()
     return kept

@@ -124,8 +124,8 @@ def _code_of(
     begin = function.address - bool(entry.reentries)
     stretches = [(begin, function.end + chain.ends_in_call(function.code))]
     stretches += [(part.address, part.end) for part in function.fragments]
-    for lower in chain.mapped(process, function.address):
-        stretches += [*lower.decided, *((start, start + size) for start, size in lower.code)]
+    for other in chain.mapped(process, function.address):
+        stretches += [*other.decided, *((start, start + size) for start, size in other.code)]
     return tuple(Range(start, end, function.name) for start, end in stretches)
 
 

@@ -21,6 +21,7 @@ from hotpatch.update.chain import is_armed, is_begun
 from tests.support.compiled import CompileShared
 from tests.support.programs import PROGRAMS, Program, patch, running
 from tests.update.judging import expect_answer, refused, regions, traces
+from tests.update.leftovers import revert_cleanly
 
 PATCHES = ["answer_2", "answer_3", "answer_original"]
 ORDERS = list(permutations(PATCHES))
@@ -158,7 +159,7 @@ def test_below_one_that_is_only_mapped(compile_shared: CompileShared) -> None:
         assert len(regions(program.pid)) == 2
         hotpatch.apply(program.pid, patch("answer_2"))
         assert text_of(program) == "old"
-        expect_clean_soon(program)
+        revert_cleanly(program)
         assert program.expect_progress()["broken"] == 0
 
 
@@ -199,17 +200,6 @@ def test_who_is_in_one_that_is_only_mapped_is_waited_for(compile_shared: Compile
         hotpatch.apply(program.pid, patch("compute"))
         assert program.ask("enter")["result"] == 2
         program.expect_progress()
-
-
-def expect_clean_soon(program: Program) -> None:
-    """Revert what is applied, and go on until nothing refers to what is mapped any more."""
-    hotpatch.revert(program.pid)
-    for _ in range(10):
-        if not regions(program.pid):
-            break
-        hotpatch.apply(program.pid, patch("answer_2"))
-        hotpatch.revert(program.pid)
-    assert regions(program.pid) == []
 
 
 class Code:
